@@ -1,0 +1,106 @@
+"""Loading a decoder from a local directory, without running or unpickling anything that came with it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from services.worker.language_models.anatomy import Anatomy, find_anatomy
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class ModelNotLoadable(Exception):
+    """A model directory that this project refuses or fails to load; `reason` says why."""
+
+    def __init__(self, reference: str, reason: str) -> None:
+        super().__init__(f"{reference}: {reason}")
+        self.reference = reference
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A decoder in evaluation mode with frozen parameters, its tokenizer and its anatomy."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    anatomy: Anatomy
+    reference: str
+    revision: str
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_parameter(f"{self.anatomy.embedding}.weight").device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_parameter(f"{self.anatomy.embedding}.weight").dtype
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id that fills short rows; its choice has no effect, since padding is masked out."""
+        for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if isinstance(candidate, int):
+                return candidate
+        return 0
+
+
+def load_language_model(
+    directory: Path, *, reference: str, revision: str, dtype: Dtype = "auto", device: str = "cpu"
+) -> LanguageModel:
+    """Load a Hugging Face directory of a decoder from safetensors files.
+
+    reference: how the model was asked for ("builtin:almanac"); revision: content hash or commit.
+    Raises ModelNotLoadable when the directory is refused (pickled weights only, an adapter, quantised
+    weights, code of its own) or broken, and UnsupportedModel when the anatomy is not that of a decoder.
+    """
+    refuse_unsafe_directory(directory, reference)
+    try:
+        # mypy cannot follow the lazy auto classes, so the types are stated here.
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelNotLoadable(reference, str(error)) from error
+    return prepare_language_model(model.to(torch.device(device)), tokenizer, reference, revision)
+
+
+def prepare_language_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reference: str, revision: str
+) -> LanguageModel:
+    """Freeze a model that is already in memory, set it to evaluation mode and find its anatomy."""
+    model.eval().requires_grad_(False)
+    return LanguageModel(model, tokenizer, find_anatomy(model), reference, revision)
+
+
+def refuse_unsafe_directory(directory: Path, reference: str) -> None:
+    """Raise ModelNotLoadable when loading the directory would unpickle, run code or fetch something."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelNotLoadable(reference, "there is no config.json in its directory") from error
+    except (OSError, ValueError) as error:
+        raise ModelNotLoadable(reference, f"its config.json cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelNotLoadable(reference, "its config.json is not a JSON object")
+    if "auto_map" in config:
+        raise ModelNotLoadable(reference, "it needs Python code of its own (auto_map), which is never run")
+    if "quantization_config" in config:
+        raise ModelNotLoadable(reference, "its weights are quantised; audits need float weights")
+    if (directory / "adapter_config.json").exists():
+        raise ModelNotLoadable(reference, "it is an adapter; merge it into its base model first")
+    if not any(directory.glob("*.safetensors")):
+        pickled = sorted(path.name for path in directory.iterdir() if path.suffix in {".bin", ".pt", ".pth"})
+        found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
+        raise ModelNotLoadable(reference, f"there are {found}; safetensors files are required")

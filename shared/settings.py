@@ -1,0 +1,61 @@
+"""Every setting of gateway and worker, read from `HOLDFAST_*` environment variables."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One data directory is all the embedded deployment needs; a cluster sets the URLs."""
+
+    model_config = SettingsConfigDict(env_prefix="HOLDFAST_", frozen=True, extra="ignore")
+
+    data_directory: Path = Field(Path("holdfast-data"), description="Database, broker and artifacts.")
+    database_url: str = Field("", description="SQLAlchemy URL; by default SQLite in the data directory.")
+    broker_url: str = Field("", description="Celery broker; by default folders in the data directory.")
+    artifacts_url: str = Field("", description="fsspec URL; by default a folder in the data directory.")
+    model_roots: tuple[Path, ...] = Field((), description="Directories that `local:` models may lie under.")
+    data_roots: tuple[Path, ...] = Field((), description="Directories that `file:` records may lie under.")
+    hub_endpoint: str | None = Field(None, description="Base URL of the model hub; None is the public one.")
+    hub_timeout_seconds: float = 10.0
+    tokens: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Submitter → bearer token (JSON). Empty: anyone who can connect."
+    )
+    max_body_bytes: int = 32 * 2**20
+    device: str = Field("auto", description="`auto`, `cpu` or `cuda[:n]`.")
+    threads: int = Field(0, ge=0, description="CPU threads of a worker's child; 0 leaves it to torch.")
+    lease_seconds: float = Field(30.0, gt=0)
+    heartbeat_seconds: float = Field(5.0, gt=0)
+    cancel_grace_seconds: float = Field(10.0, gt=0, description="From SIGTERM to SIGKILL of the child.")
+    reconcile_seconds: float = Field(5.0, gt=0, description="How often unclaimed audits are announced again.")
+    max_step_attempts: int = Field(3, ge=1, description="Deaths of a step after which it fails for good.")
+
+    @field_validator("data_directory", mode="after")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().resolve()
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database in use."""
+        return self.database_url or f"sqlite:///{self.data_directory / 'holdfast.db'}"
+
+    @property
+    def resolved_broker_url(self) -> str:
+        """The broker in use."""
+        return self.broker_url or "filesystem://"
+
+    @property
+    def resolved_artifacts_url(self) -> str:
+        """The artifact store in use."""
+        return self.artifacts_url or (self.data_directory / "artifacts").as_uri()
+
+
+@cache
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()
