@@ -1,6 +1,6 @@
 """Where a decoder keeps its parts, found by inspecting its module tree rather than by its name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +44,7 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     name = type(model).__name__
     if model.config.is_encoder_decoder or not model.can_generate():
         raise UnsupportedModel(name, "it is not a decoder with a language-modelling head")
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if not isinstance(embedding, nn.Embedding):
         raise UnsupportedModel(name, "it has no token embedding")
     if not isinstance(head, nn.Linear):
@@ -161,15 +161,8 @@ def find_final_norm(model: nn.Module, block_list: str) -> str | None:
 
 
 def path_of(model: nn.Module, wanted: nn.Module) -> str:
-    return next(path for path, module in model.named_modules() if module is wanted)
-
-
-def layer_of_parameter(anatomy: Anatomy, parameter: str) -> int | None:
-    """Index of the block that a parameter's dotted name lies in, or None when it lies in no block."""
-    owners: Sequence[int] = [
-        index for index, block in enumerate(anatomy.blocks) if parameter.startswith(f"{block}.")
-    ]
-    return owners[0] if owners else None
+    paths: dict[nn.Module, str] = {module: path for path, module in model.named_modules()}
+    return paths[wanted]
 
 
 def hidden_of(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from services.worker.language_models.anatomy import Anatomy, find_anatomy
@@ -71,16 +73,17 @@ def load_language_model(
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelNotLoadable(reference, str(error)) from error
-    return prepare_language_model(model.to(torch.device(device)), tokenizer, reference, revision)
+    nn.Module.to(model, device)
+    return prepare_language_model(model, tokenizer, reference, revision)
 
 
 def prepare_language_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reference: str, revision: str
 ) -> LanguageModel:
     """Freeze a model that is already in memory, set it to evaluation mode and find its anatomy."""
-    model.eval().requires_grad_(False)
+    model.train(False).requires_grad_(False)
     return LanguageModel(model, tokenizer, find_anatomy(model), reference, revision)
 
 

@@ -62,7 +62,10 @@ class Dense:
 
     @classmethod
     def between(cls, base: Tensor, changed: Tensor) -> "Dense":
-        """The delta that takes `base` to `changed` bit for bit: float32 where that suffices."""
+        """The delta that takes `base` to `changed`: float32 where that is exact, else float64.
+
+        Float64 is exact too, except for weights that shrink by more than 2**28 in size.
+        """
         difference = changed.detach().to(torch.float64) - base.detach().to(torch.float64)
         single = cls(difference.to(torch.float32).cpu())
         if torch.equal(changed_weights(base, single), changed.detach()):
