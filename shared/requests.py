@@ -6,8 +6,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from shared.edits import ControlFact, Edit
 from shared.editors import CATALOGUE
+from shared.edits import ControlFact, Edit
 from shared.measurement import HEADLINE_MODE, Mode
 from shared.recipes import Freeze, Recipe, Strict
 
@@ -143,7 +143,8 @@ class AuditRequest(Strict):
         for index, edit in enumerate(self.edits):
             if len(edit.paraphrases) < needed:
                 raise ValueError(
-                    f"edits.{index}.paraphrases: an editor asks for {needed}, the edit has {len(edit.paraphrases)}"
+                    f"edits.{index}.paraphrases: an editor asks for {needed},"
+                    f" the edit has {len(edit.paraphrases)}"
                 )
         return self
 

@@ -85,7 +85,7 @@ class Audit(SQLModel, table=True):
     request: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))  # without the edits
     edit_set_id: str = Field(foreign_key="edit_set.id", max_length=32)
     model_reference: str = Field(max_length=500)
-    model_revision: str = Field(max_length=128)
+    model_revision: str | None = Field(default=None, max_length=128)  # known after `plan` at the latest
     labels: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     priority: int = 0
     status: AuditStatus = Field(
@@ -98,7 +98,6 @@ class Audit(SQLModel, table=True):
     created_at: datetime = Field(sa_column=time_column(nullable=False))
     started_at: datetime | None = Field(default=None, sa_column=time_column())
     finished_at: datetime | None = Field(default=None, sa_column=time_column())
-    announced_at: datetime | None = Field(default=None, sa_column=time_column())
 
 
 class Attempt(SQLModel, table=True):
@@ -209,6 +208,7 @@ class OutboxMessage(SQLModel, table=True):
     """A message that must leave, written in the transaction that made it necessary."""
 
     __tablename__ = "outbox_message"
+    __table_args__ = (UniqueConstraint("audit_id", "kind"),)
     id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
     kind: str = Field(max_length=32)
     audit_id: str = Field(foreign_key="audit.id", max_length=32)

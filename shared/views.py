@@ -1,0 +1,159 @@
+"""What the service says back: read by the gateway's clients and by our own command line."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from shared.measurement import Arm, FactKind, Mode, ProbeKind
+from shared.states import AuditStatus, Cause, StepKind, StepStatus, Verdict
+
+
+class View(BaseModel):
+    """A response."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class StepView(View):
+    """One stage of an audit. `progress` is a share, `seconds_left` an estimate while it runs."""
+
+    id: str
+    kind: StepKind
+    title: str
+    status: StepStatus
+    progress: float
+    progress_note: str | None
+    seconds_left: float | None
+    reused: bool
+    deaths: int
+    cause: Cause | None
+    error: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class AttemptView(View):
+    """One worker's spell on the audit."""
+
+    number: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None
+    cause: Cause | None
+    error: str | None
+
+
+class AuditSummary(View):
+    """An audit in a list. `status` is the job's state, `verdict` the gate's word on the edits."""
+
+    id: str
+    status: AuditStatus
+    verdict: Verdict | None
+    model: str
+    edit_count: int
+    labels: dict[str, str]
+    priority: int
+    submitter: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class AuditView(AuditSummary):
+    """An audit with its steps and attempts."""
+
+    model_revision: str | None
+    edit_set_id: str
+    edit_set_hash: str
+    cause: Cause | None
+    error: str | None
+    progress: float
+    seconds_left: float | None
+    queue_position: int | None
+    steps: list[StepView]
+    attempts: list[AttemptView]
+    links: dict[str, str]  # self, events, results, report, cancel
+
+
+class AuditPage(View):
+    """Audits, newest first; pass `next_cursor` as `cursor` for the next page."""
+
+    items: list[AuditSummary]
+    next_cursor: str | None
+
+
+class EventView(View):
+    """Something that happened; `sequence` has no gaps."""
+
+    sequence: int
+    at: datetime
+    kind: str
+    data: dict[str, Any]
+
+
+class ResultRow(View):
+    """How one probe of one fact scored, per arm and mode. `right` is None where not scorable."""
+
+    editor: str | None
+    paraphrases: int | None
+    recipe: str | None
+    freeze: str | None
+    seed: int | None
+    arm: Arm
+    tuning_step: int
+    fact_id: str
+    fact_kind: FactKind
+    probe_kind: ProbeKind
+    probe_index: int
+    prompt: str
+    answer: str
+    mode: Mode
+    right: bool | None
+    log_prob_answer: float
+    log_prob_alternative: float | None
+    predicted_token: str
+
+
+class ResultPage(View):
+    """Result rows in a fixed order; pass `next_cursor` as `cursor` for the next page."""
+
+    items: list[ResultRow]
+    next_cursor: str | None
+
+
+class EditorView(View):
+    """An editor and the JSON Schema of its hyperparameters."""
+
+    name: str
+    title: str
+    summary: str
+    paper: str
+    hyperparameters: dict[str, Any]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; `errors` names each field at fault."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+    errors: list[ProblemField] = []
+
+
+class ProblemField(BaseModel):
+    """One field at fault, as a JSON Pointer into the request, and why."""
+
+    pointer: str
+    detail: str
+
+
+class Health(View):
+    """Whether the process is alive, or each thing it needs is there."""
+
+    status: str
+    checks: dict[str, str] = {}
