@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -114,7 +114,7 @@ class AuditRequest(Strict):
         max_length=500,
         description="`builtin:almanac`, `hf:org/name@revision`, or `local:DIRECTORY` under a model root.",
     )
-    dtype: Annotated[str, Field(pattern=r"^(auto|float32|bfloat16|float16)$")] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     edits: tuple[Edit, ...] = Field(min_length=1, max_length=MAX_EDITS)
     editors: tuple[EditorChoice, ...] = Field(min_length=1, max_length=20)
     recipes: tuple[Recipe, ...] = Field(min_length=1, max_length=50)

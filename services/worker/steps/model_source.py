@@ -1,0 +1,61 @@
+"""From a model reference to the model in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from services.worker import almanac
+from services.worker.language_models.loading import Dtype, LanguageModel, load_language_model
+from services.worker.steps.failures import StepFailed
+from shared.model_references import content_revision, model_directory, parse_model_reference
+from shared.settings import Settings
+from shared.states import Cause
+
+BUILTIN_DIRECTORIES = {"almanac": almanac.MODEL_DIRECTORY}
+
+
+def load_audited_model(
+    reference: str, revision: str | None, dtype: Dtype, settings: Settings
+) -> LanguageModel:
+    """Load the model under audit in the dtype asked for, on the worker's device.
+
+    Raises:
+        ModelNotUsable, ModelNotLoadable, UnsupportedModel: what is wrong with it.
+        StepFailed: its content is not what an earlier attempt saw, or its weights are not finite.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    directory = model_directory(
+        parse_model_reference(reference), revision, settings, builtin_directories=BUILTIN_DIRECTORIES
+    )
+    found = pinned_revision(directory, reference, revision)
+    language_model = load_language_model(
+        directory,
+        reference=reference,
+        revision=found,
+        dtype=dtype,
+        device=choose_device(settings.device),
+    )
+    for name, parameter in language_model.model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise StepFailed(Cause.USER, f"the model's weights are not finite: {name}")
+    return language_model
+
+
+def pinned_revision(directory: Path, reference: str, revision: str | None) -> str:
+    """The hub's commit, or a hash over the files; a directory that changed meanwhile is refused."""
+    if reference.startswith("hf:") and revision is not None:
+        return revision
+    found = content_revision(directory)
+    if revision is not None and found != revision:
+        raise StepFailed(Cause.USER, f"{reference} changed since the audit began")
+    return found
+
+
+def choose_device(setting: str) -> str:
+    """`auto` is the first CUDA device where there is one."""
+    if setting != "auto":
+        return setting
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,163 @@
+"""Lays out the steps of an audit: one base, E edits, and a tuning per (edit or base) × recipe × seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import delete, update
+from sqlmodel import col
+
+from services.worker.steps.content_keys import content_key
+from services.worker.steps.context import AuditContext, StepOutcome
+from services.worker.steps.failures import StepFailed
+from shared.editors import CATALOGUE
+from shared.recipes import Freeze, Recipe
+from shared.requests import AuditRequest, EditorChoice
+from shared.states import Cause, StepKind
+from shared.tables import Audit, Step, new_id
+from shared.training_data import content_hash, read_records
+
+
+@dataclass(frozen=True)
+class PlannedEdit:
+    """An edit step and the blocks it will write to."""
+
+    step: Step
+    layers: tuple[int, ...]
+
+
+@dataclass
+class Layout:
+    """The steps under construction; `subject` is what every one of them is about."""
+
+    audit_id: str
+    subject: dict[str, Any]
+    data_hashes: dict[str, str]
+    steps: list[Step] = field(default_factory=list)
+    tuned: dict[str, Step] = field(default_factory=dict)
+
+    def add(self, kind: StepKind, title: str, needs: list[Step], **inputs: Any) -> Step:
+        """Append a step; its key covers its inputs and, through their keys, all it builds on."""
+        step = Step(
+            id=new_id(),
+            audit_id=self.audit_id,
+            position=len(self.steps) + 1,  # 0 is the plan itself
+            kind=kind,
+            title=title,
+            key=content_key(
+                kind=kind,
+                subject=self.subject,
+                needs=[needed.key for needed in needs],
+                inputs={name: value for name, value in inputs.items() if name not in REFERENCES},
+            ),
+            needs=[needed.id for needed in needs],
+            inputs=inputs,
+        )
+        self.steps.append(step)
+        return step
+
+
+REFERENCES = frozenset({"edit_step", "editor", "recipe"})  # names and ids; content is in keys and values
+
+
+def run(context: AuditContext, _step: Step) -> StepOutcome:
+    """Load the model, settle what the request left open, and write the other steps."""
+    request = context.request
+    model = context.language_model
+    hashes = {
+        recipe.name: content_hash(read_records(recipe.data, recipe.objective, context.settings.data_roots))
+        for recipe in request.recipes
+    }
+    layout = Layout(
+        audit_id=context.audit.id,
+        subject={
+            "model": model.revision,
+            "dtype": request.dtype,
+            "device": model.device.type,
+            "edits": context.edit_set.content_hash,
+            "controls": request.controls.model_dump(mode="json"),
+            "held_back_paraphrases": max(k for editor in request.editors for k in editor.paraphrases),
+        },
+        data_hashes=hashes,
+    )
+    lay_out(layout, request, len(model.anatomy.blocks))
+    with context.fenced() as session:
+        session.execute(
+            delete(Step).where(col(Step.audit_id) == context.audit.id, col(Step.kind) != StepKind.PLAN)
+        )
+        session.add_all(layout.steps)
+        session.execute(
+            update(Audit).where(col(Audit.id) == context.audit.id).values(model_revision=model.revision)
+        )
+    return StepOutcome(record={"data_hashes": hashes, "blocks": len(model.anatomy.blocks)})
+
+
+def lay_out(layout: Layout, request: AuditRequest, block_count: int) -> None:
+    """Add every step of the audit in the order they run."""
+    base = layout.add(StepKind.BASE, "probe the base model", [])
+    edits = [
+        add_edit(layout, base, choice, paraphrases, block_count)
+        for choice in request.editors
+        for paraphrases in choice.paraphrases
+    ]
+    for recipe in request.recipes:
+        for seed in request.seeds:
+            for freeze in recipe.freeze:
+                for edit in edits:
+                    frozen = list(edit.layers) if freeze is Freeze.EDITED else []
+                    add_tuning(layout, base, None, recipe, freeze, frozen, seed)
+                    add_tuning(layout, base, edit.step, recipe, freeze, frozen, seed)
+    layout.add(StepKind.ANALYSE, "analyse and report", list(layout.steps))
+
+
+def add_edit(
+    layout: Layout, base: Step, choice: EditorChoice, paraphrases: int, block_count: int
+) -> PlannedEdit:
+    """One application of one editor, with its layers settled."""
+    chosen = CATALOGUE[choice.name].hyperparameters.model_validate(choice.hyperparameters)
+    try:
+        layers = chosen.edited_layers(block_count)
+    except ValueError as error:
+        raise StepFailed(Cause.USER, f"editor {choice.key}: {error}") from None
+    settled = {**chosen.model_dump(mode="json"), "layers": list(layers)}
+    step = layout.add(
+        StepKind.EDIT,
+        f"edit: {choice.key}, k={paraphrases}",
+        [base],
+        editor=choice.key,
+        name=choice.name,
+        paraphrases=paraphrases,
+        hyperparameters=settled,
+    )
+    return PlannedEdit(step, layers)
+
+
+def add_tuning(
+    layout: Layout,
+    base: Step,
+    edit: Step | None,
+    recipe: Recipe,
+    freeze: Freeze,
+    frozen_blocks: list[int],
+    seed: int,
+) -> Step:
+    """One fine-tuning of the base or of an edited model, unless the same one is laid out already."""
+    of = edit.inputs["editor"] + f", k={edit.inputs['paraphrases']}" if edit else "base"
+    needs = [base, edit] if edit else [base]
+    inputs = {
+        "editor": edit.inputs["editor"] if edit else None,
+        "paraphrases": edit.inputs["paraphrases"] if edit else None,
+        "edit_step": edit.id if edit else None,
+        "recipe": recipe.name,
+        "settings": recipe.model_dump(mode="json", exclude={"name", "freeze", "data"}),
+        "data": [layout.data_hashes[recipe.name], recipe.data.held_out_share, recipe.data.limit],
+        "freeze": freeze,
+        "frozen_blocks": frozen_blocks,
+        "seed": seed,
+    }
+    same = f"{inputs['edit_step']}/{recipe.name}/{seed}/{frozen_blocks}/{freeze if edit else ''}"
+    if same not in layout.tuned:
+        title = f"tune: {of}, {recipe.name}, freeze={freeze}, seed {seed}"
+        layout.tuned[same] = layout.add(StepKind.TUNE, title, needs, **inputs)
+    return layout.tuned[same]
