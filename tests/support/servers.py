@@ -166,7 +166,8 @@ def running_redis(binary: Path) -> Iterator[RedisServer]:
 
         def answers(port: int) -> bool:
             try:
-                with redis.Redis.from_url(RedisServer(port, password).url, retry=NO_RETRY) as client:
+                url = RedisServer(port, password).url
+                with redis.Redis.from_url(url, retry=NO_RETRY, socket_timeout=1) as client:
                     return bool(client.ping())
             except redis.RedisError:
                 return False

@@ -88,7 +88,7 @@ def test_redis_fixture_forgets_what_a_test_wrote(redis_server: servers.RedisServ
 
 
 def test_redis_is_not_open_to_who_lacks_the_password(redis_server: servers.RedisServer) -> None:
-    client = redis.Redis(host=servers.HOST, port=redis_server.port)
+    client = redis.Redis(host=servers.HOST, port=redis_server.port, retry=servers.NO_RETRY)
     with pytest.raises(redis.AuthenticationError):
         client.ping()
     client.close()
