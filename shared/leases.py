@@ -195,22 +195,27 @@ def reap_expired(engine: Engine, max_step_deaths: int) -> list[str]:
 
 
 def return_to_queue(
-    session: Session, attempt: Attempt, max_step_deaths: int, cause: Cause, error: str
+    session: Session, attempt: Attempt, max_step_deaths: int | None, cause: Cause | None, error: str
 ) -> None:
-    """End `attempt` as lost and make its audit claimable again (or cancelled, if that was asked)."""
+    """End `attempt` and make its audit claimable again (or cancelled, if that was asked).
+
+    max_step_deaths: how often a step may die before it fails for good; None when the attempt was
+    stopped on purpose, which is no death.
+    """
     for step in session.execute(
         select(Step).where(
             col(Step.lease_token) == attempt.lease_token, col(Step.status) == StepStatus.RUNNING
         )
     ).scalars():
-        step.deaths += 1
         step.lease_token = None
         step.progress = 0.0
         step.status = StepStatus.PENDING
+        if max_step_deaths is None:
+            continue
+        step.deaths += 1
         if step.deaths >= max_step_deaths:
             step.status, step.cause = StepStatus.FAILED, cause
             step.error = f"died {step.deaths} times; the last time: {error}"
-        session.add(step)
         append_event(session, attempt.audit_id, "step.died", step=step.title, deaths=step.deaths, error=error)
     session.flush()
     _close_attempt(session, attempt.id, attempt.lease_token, cause, error)

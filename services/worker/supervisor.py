@@ -116,14 +116,15 @@ def _give_back(
     engine: Engine, settings: Settings, lease: Lease, return_code: int, asked_to_stop: bool
 ) -> None:
     """Return what the child left unfinished to the queue, with the cause of its end."""
+    max_deaths: int | None = settings.max_step_attempts
+    cause: Cause | None = Cause.INFRASTRUCTURE
+    error = _death(return_code)
     if asked_to_stop:
-        error, max_deaths = "stopped as asked", sys.maxsize  # being stopped is no fault of the step's
-    else:
-        error, max_deaths = _death(return_code), settings.max_step_attempts
+        max_deaths, cause, error = None, None, "stopped as asked"
     try:
         with fenced(engine, lease) as session:
             attempt = session.execute(select(Attempt).where(col(Attempt.id) == lease.attempt_id)).scalar_one()
-            return_to_queue(session, attempt, max_deaths, Cause.INFRASTRUCTURE, error)
+            return_to_queue(session, attempt, max_deaths, cause, error)
     except LeaseLost as lost:
         log.warning("%s", lost)
 
