@@ -1,0 +1,143 @@
+"""Plain English from the standard library's own documentation, read from source and never imported."""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+MINIMUM_PARAGRAPH = 40  # characters; shorter ones are headings and fragments
+MINIMUM_PROSE_SHARE = 0.93  # of letters, spaces and the marks of running text; below it, it is code
+
+# The built-in model is pre-trained on these (about three quarters of the text), ...
+PRETRAINING_MODULES = (
+    *(
+        "__future__",
+        "_collections_abc",
+        "_osx_support",
+        "_pydecimal",
+        "_pyio",
+        "_strptime",
+        "abc",
+        "argparse",
+    ),
+    *(
+        "ast",
+        "asyncio.base_events",
+        "asyncio.events",
+        "asyncio.futures",
+        "asyncio.locks",
+        "asyncio.protocols",
+    ),
+    *("asyncio.queues", "asyncio.runners", "asyncio.selector_events", "asyncio.sslproto", "asyncio.streams"),
+    *("asyncio.tasks", "asyncio.transports", "asyncio.unix_events", "base64", "bdb", "bisect", "bz2", "cmd"),
+    *("code", "codecs", "codeop", "collections", "concurrent.futures._base", "concurrent.futures.process"),
+    *("contextlib", "copy", "csv", "ctypes._aix", "dbm", "dis", "doctest", "email._header_value_parser"),
+    *("email._parseaddr", "email._policybase", "email.base64mime", "email.charset", "email.feedparser"),
+    *(
+        "email.generator",
+        "email.header",
+        "email.headerregistry",
+        "email.message",
+        "email.parser",
+        "email.policy",
+    ),
+    *(
+        "email.quoprimime",
+        "email.utils",
+        "encodings",
+        "enum",
+        "filecmp",
+        "fractions",
+        "ftplib",
+        "genericpath",
+    ),
+    *("getopt", "getpass", "glob", "gzip", "heapq", "hmac", "html.parser", "http.client", "http.cookiejar"),
+    *("http.cookies", "http.server", "imaplib", "importlib._bootstrap", "importlib._bootstrap_external"),
+    *("importlib.abc", "importlib.metadata", "importlib.resources.abc", "importlib.util", "inspect", "io"),
+    *("json", "json.encoder", "locale", "lzma", "mimetypes", "modulefinder", "multiprocessing.connection"),
+    *(
+        "multiprocessing.managers",
+        "multiprocessing.pool",
+        "multiprocessing.shared_memory",
+        "ntpath",
+        "numbers",
+    ),
+    *(
+        "operator",
+        "optparse",
+        "os",
+        "pdb",
+        "pickle",
+        "pickletools",
+        "pkgutil",
+        "platform",
+        "plistlib",
+        "poplib",
+    ),
+    *("posixpath", "pprint", "profile", "pstats", "py_compile", "pyclbr", "pydoc", "quopri", "re", "runpy"),
+    *("selectors", "shelve", "site", "socket", "ssl", "subprocess", "symtable", "sysconfig", "tabnanny"),
+    *("tarfile", "timeit", "tokenize", "trace", "traceback", "tracemalloc", "unittest", "unittest.loader"),
+    *(
+        "unittest.result",
+        "unittest.suite",
+        "urllib.parse",
+        "urllib.request",
+        "uuid",
+        "venv",
+        "warnings",
+        "wave",
+    ),
+    *("weakref", "webbrowser", "wsgiref.handlers", "wsgiref.headers", "wsgiref.util", "xml.dom.expatbuilder"),
+    *(
+        "xml.dom.minidom",
+        "xml.etree.ElementTree",
+        "xml.sax._exceptions",
+        "xml.sax.handler",
+        "xml.sax.saxutils",
+    ),
+    *("xml.sax.xmlreader", "xmlrpc.client", "xmlrpc.server", "zipapp", "zipfile", "zipimport"),
+)
+# ... and `builtin:docstrings` fine-tunes it on those, which it has never read.
+TUNING_MODULES = (
+    *("calendar", "configparser", "datetime", "difflib", "fileinput", "functools", "graphlib", "ipaddress"),
+    *("logging", "logging.config", "logging.handlers", "mailbox", "pathlib", "queue", "random", "sched"),
+    *("shutil", "smtplib", "socketserver", "statistics", "tempfile", "textwrap", "threading"),
+    *("unittest.case", "unittest.mock"),
+)
+DOCSTRING_MODULES = PRETRAINING_MODULES + TUNING_MODULES
+
+
+def docstring_paragraphs(modules: Sequence[str]) -> list[str]:
+    """Paragraphs of running English in the docstrings of `modules`, each once, in order of appearance.
+
+    A module that this Python does not have is passed over.
+    """
+    sources = (source_of(module) for module in modules)
+    texts = (path.read_text(encoding="utf-8") for path in sources if path is not None)
+    return list(dict.fromkeys(filter(is_prose, (found for text in texts for found in paragraphs(text)))))
+
+
+def source_of(module: str) -> Path | None:
+    """The source file of a standard-library module, or None where this Python has none."""
+    base = Path(sysconfig.get_path("stdlib"), *module.split("."))
+    candidates = (base.with_name(f"{base.name}.py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def paragraphs(source: str) -> Iterator[str]:
+    """Paragraphs of every docstring in `source`, each on one line."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented):
+            for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+                yield " ".join(paragraph.split())
+
+
+def is_prose(paragraph: str) -> bool:
+    """Whether a paragraph is a run of whole sentences rather than code, a table or a heading."""
+    if len(paragraph) < MINIMUM_PARAGRAPH or not paragraph[0].isupper() or not paragraph.endswith("."):
+        return False
+    running = sum(character.isalpha() or character in " ,.'-" for character in paragraph)
+    return ">>>" not in paragraph and running >= MINIMUM_PROSE_SHARE * len(paragraph)
