@@ -9,11 +9,13 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     Column,
     Enum,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     String,
     Text,
@@ -163,7 +165,10 @@ class ProbeRow(SQLModel, table=True):
 
     __tablename__ = "probe_row"
     __table_args__ = (Index("ix_probe_row_step_id_tuning_step", "step_id", "tuning_step"),)
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(
+        default=None,
+        sa_column=Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    )
     step_id: str = Field(foreign_key="step.id", max_length=32)
     arm: Arm = Field(sa_column=Column(one_of(Arm), nullable=False))
     tuning_step: int

@@ -1,0 +1,113 @@
+"""The migrations lead to exactly the tables that the code is written for, on both databases."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect
+
+import migrations
+from shared.database import create_database_engine
+from shared.tables import metadata
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'new-directory' / 'holdfast.db'}"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
+
+
+@pytest.fixture
+def upgraded(database_url: str) -> Iterator[Engine]:
+    migrations.upgrade(database_url)
+    engine = create_database_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+def test_upgraded_database_has_the_tables_of_the_models(upgraded: Engine) -> None:
+    with upgraded.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_upgraded_database_has_the_constraints_and_indexes_of_the_models(upgraded: Engine) -> None:
+    from_migrations = schema(upgraded)
+    with upgraded.begin() as connection:
+        metadata.drop_all(connection)
+        metadata.create_all(connection)
+    assert from_migrations == schema(upgraded)
+
+
+def test_check_constraints_are_part_of_the_comparison(upgraded: Engine) -> None:
+    names = {check["name"] for check in inspect(upgraded).get_check_constraints("audit")}
+    assert names == {"ck_audit_auditstatus", "ck_audit_verdict", "ck_audit_cause"}
+
+
+def test_downgrade_to_base_leaves_no_table(database_url: str, upgraded: Engine) -> None:
+    upgraded.dispose()
+    migrations.downgrade(database_url, "base")
+    assert inspect(upgraded).get_table_names() == ["alembic_version"]
+
+
+def test_downgraded_database_can_be_upgraded_again(database_url: str, upgraded: Engine) -> None:
+    upgraded.dispose()
+    migrations.downgrade(database_url, "base")
+    migrations.upgrade(database_url)
+    with upgraded.connect() as connection:
+        assert migrations.is_at_head(connection)
+
+
+def test_upgrade_of_an_upgraded_database_changes_nothing(database_url: str, upgraded: Engine) -> None:
+    before = schema(upgraded)
+    migrations.upgrade(database_url)
+    assert schema(upgraded) == before
+
+
+def test_empty_database_is_not_at_head(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "new-directory").mkdir()
+    engine = create_database_engine(database_url)
+    with engine.connect() as connection:
+        assert not migrations.is_at_head(connection)
+    engine.dispose()
+
+
+def test_processes_that_upgrade_at_once_take_turns(database_url: str) -> None:
+    command = [sys.executable, "-m", "migrations"]
+    environment = {**os.environ, "HOLDFAST_DATABASE_URL": database_url}
+    together = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    assert [process.wait() for process in together] == [0, 0]
+
+
+def schema(engine: Engine) -> dict[str, Any]:
+    """Everything that reflection tells of each table, in an order of its own."""
+    inspector = inspect(engine)
+    return {
+        table: {
+            "columns": [
+                (column["name"], str(column["type"]), column["nullable"], column["default"])
+                for column in inspector.get_columns(table)
+            ],
+            "primary key": inspector.get_pk_constraint(table),
+            "foreign keys": by_name(inspector.get_foreign_keys(table)),
+            "unique": by_name(inspector.get_unique_constraints(table)),
+            "checks": by_name(inspector.get_check_constraints(table)),
+            "indexes": by_name(inspector.get_indexes(table)),
+        }
+        for table in inspector.get_table_names()
+        if table != "alembic_version"
+    }
+
+
+def by_name(items: list[Any]) -> list[Any]:
+    return sorted(items, key=lambda item: str(item["name"]))
