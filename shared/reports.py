@@ -91,7 +91,7 @@ class ConfigurationReport(ReportPart):
     """Everything measured for one configuration, seeds pooled."""
 
     configuration: Configuration
-    verdict: Verdict
+    verdict: Verdict | None  # None where no rule of the gate speaks of it
     decisions: list[RuleDecision]
     trials: list[TrialOutcome]
     shares: list[Metric]  # share right per arm, kind of fact, kind of probe and mode
@@ -100,6 +100,7 @@ class ConfigurationReport(ReportPart):
     excess_decay: list[Difference]  # raw, one per mode
     excess_decay_matched: list[Difference]  # controls matched on relation and margin before tuning
     reversion: Metric  # headline mode
+    locality: list[Metric]  # neighbourhood probes right in the base model that the editor spared, per mode
     interaction: list[Difference]  # difference in differences of the controls' share right, per mode
     curve: list[CurvePoint]  # headline mode
 
