@@ -1,6 +1,7 @@
 """Loading a decoder from a local directory, without running or unpickling anything that came with it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from services.worker.language_models.anatomy import Anatomy, find_anatomy
+from services.worker.language_models.batching import PaddingSide, TokenBatch, pad
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -49,6 +51,17 @@ class LanguageModel:
             if isinstance(candidate, int):
                 return candidate
         return 0
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens the model reads at once, or None when its configuration sets no limit."""
+        length = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return length if isinstance(length, int) else None
+
+    def batch(self, sequences: Sequence[Sequence[int]]) -> TokenBatch:
+        """Pad token sequences on the tokenizer's side and move them to the model's device."""
+        side: PaddingSide = "left" if self.tokenizer.padding_side == "left" else "right"
+        return pad(sequences, self.pad_token_id, side).to(self.device)
 
 
 def load_language_model(

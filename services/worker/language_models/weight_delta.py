@@ -5,7 +5,7 @@ read back from disk gives the very weights it gave when it was made.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,12 +159,12 @@ def applied(model: nn.Module, delta: WeightDelta) -> Iterator[None]:
 
 
 @contextmanager
-def restored(model: nn.Module, names: Mapping[str, object] | None = None) -> Iterator[None]:
+def restored(model: nn.Module, names: Iterable[str] | None = None) -> Iterator[None]:
     """Undo, bit for bit, whatever is done inside to parameters, their `requires_grad` or the mode.
 
     names: the parameters that may change (all by default); each is copied once, on its own device.
     """
-    chosen = names if names is not None else dict(model.named_parameters())
+    chosen = names if names is not None else [name for name, _ in model.named_parameters()]
     parameters = [model.get_parameter(name) for name in chosen]
     kept = [(parameter, parameter.detach().clone(), parameter.requires_grad) for parameter in parameters]
     modes = {module: module.training for module in model.modules()}

@@ -1,0 +1,81 @@
+"""What every editor takes and gives back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from services.worker.editing.contexts import Contexts
+from services.worker.editing.key_statistics import KeyStatistics
+from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.weight_delta import WeightDelta
+from shared.editors import Hyperparameters
+from shared.edits import Edit
+
+Progress = Callable[[int, int], None]
+DEFAULT_TOKEN_BUDGET = 8_192
+
+H_contra = TypeVar("H_contra", bound=Hyperparameters, contravariant=True)
+
+
+class EditFailed(Exception):
+    """An edit that produced something not finite; `edit_index` is None when no one edit is to blame."""
+
+    def __init__(self, reason: str, edit_index: int | None = None) -> None:
+        super().__init__(reason if edit_index is None else f"edits.{edit_index}: {reason}")
+        self.reason = reason
+        self.edit_index = edit_index
+
+
+@dataclass(frozen=True)
+class EditOutcome:
+    """What an editor changed, and how it went.
+
+    edited_layers: blocks written to. losses: per edit, or one row for all edits where the editor has but
+    one loss, the loss at each evaluation. ridges: by layer, what had to be added to the diagonal of a
+    singular second moment.
+    """
+
+    delta: WeightDelta
+    edited_layers: tuple[int, ...]
+    losses: tuple[tuple[float, ...], ...]
+    ridges: Mapping[int, float] = field(default_factory=dict)
+
+
+class WorkDone:
+    """Adds up work and reports it."""
+
+    def __init__(self, progress: Progress, whole: int) -> None:
+        self.progress = progress
+        self.whole = whole
+        self.done = 0
+
+    def advance(self, work: int) -> None:
+        self.done += work
+        self.progress(self.done, self.whole)
+
+
+class Editor(Protocol[H_contra]):
+    """A method that applies edits. The model is left as it was, bit for bit: the caller adds the delta."""
+
+    needs_statistics: bool
+    needs_contexts: bool
+
+    def edit(
+        self,
+        language_model: LanguageModel,
+        edits: Sequence[Edit],
+        hyperparameters: H_contra,
+        *,
+        statistics: KeyStatistics,
+        contexts: Contexts,
+        progress: Progress,
+        token_budget: int = DEFAULT_TOKEN_BUDGET,
+    ) -> EditOutcome:
+        """Find the weight delta that makes the edits, at least one.
+
+        statistics, contexts: empty ones do for an editor that needs none. progress: called with the work
+        done and the whole; what it raises ends the edit. token_budget: most padded tokens in one forward
+        pass; it bounds memory and does not change the result.
+        Raises EditFailed, SubjectNotFound or SubjectTruncated.
+        """
+        ...

@@ -1,0 +1,123 @@
+"""Second moments of the keys of a text corpus, streamed, kept on disk by content, shared by all editors."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from services.worker.editing.corpora import Corpus
+from services.worker.language_models.batching import split_by_tokens
+from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.taps import Tap, read_taps
+
+# Raised whenever the same corpus would give other numbers, so that older files are not read.
+CACHE_VERSION = 1
+# Added to the diagonal, relative to its mean, when a second moment is singular: a neuron of a ReLU MLP that
+# no text of the corpus activates leaves a row of zeros.
+RELATIVE_RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class KeyStatistics:
+    """The mean of k kᵀ over a corpus (not centred), by layer: (d_ff, d_ff) float64."""
+
+    second_moments: Mapping[int, Tensor]
+    token_count: int
+
+    def second_moment(self, layer: int, device: torch.device) -> Tensor:
+        """C of one layer; raises ValueError when it was not collected."""
+        if layer not in self.second_moments:
+            raise ValueError(f"there are no key statistics of layer {layer}")
+        return self.second_moments[layer].to(device, torch.float64)
+
+
+NO_STATISTICS = KeyStatistics(second_moments={}, token_count=0)
+
+
+def solve_positive(matrix: Tensor, right: Tensor) -> tuple[Tensor, float]:
+    """Solve `matrix` x = `right` for a symmetric positive (semi)definite float64 matrix.
+
+    matrix: (n, n); right: (n, m). Returns x, (n, m) float64, and what had to be added to the diagonal for
+    the matrix to be invertible: zero unless it is singular.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    ridge = 0.0
+    if int(failed) != 0:
+        ridge = RELATIVE_RIDGE * float(matrix.diagonal().mean())
+        factor = torch.linalg.cholesky(matrix + ridge * torch.eye(len(matrix)).to(matrix))
+    return torch.cholesky_solve(right, factor), ridge
+
+
+def collect_key_statistics(
+    language_model: LanguageModel,
+    corpus: Corpus,
+    layers: Sequence[int],
+    *,
+    token_budget: int,
+    cache: Path | None = None,
+) -> KeyStatistics:
+    """Second moments of the keys of several layers, in one pass over the corpus.
+
+    cache: a directory where each layer's moment is kept under a name made from the model's revision and
+    dtype, the corpus and the layer; what is there already is not computed again.
+    """
+    kept = {layer: cache_path(cache, language_model, corpus, layer) for layer in layers} if cache else {}
+    stored = {layer: load_file(path) for layer, path in kept.items() if path.exists()}
+    missing = [layer for layer in layers if layer not in stored]
+    if missing:
+        for layer, moment in stream_second_moments(language_model, corpus, missing, token_budget).items():
+            stored[layer] = moment
+            if layer in kept:
+                write_whole(kept[layer], moment)
+    return KeyStatistics(
+        second_moments={layer: stored[layer]["second_moment"] for layer in layers},
+        token_count=min(int(stored[layer]["token_count"]) for layer in layers),
+    )
+
+
+def stream_second_moments(
+    language_model: LanguageModel, corpus: Corpus, layers: Sequence[int], token_budget: int
+) -> dict[int, dict[str, Tensor]]:
+    """Sum k kᵀ over every token in float64, holding one (d_ff, d_ff) matrix per layer and one batch."""
+    sequences = corpus.sequences(language_model)
+    taps = {layer: Tap(language_model.anatomy.mlp_down_projections[layer], "input") for layer in layers}
+    sums: dict[int, Tensor] = {}
+    for chosen in split_by_tokens([len(sequence) for sequence in sequences], token_budget):
+        batch = language_model.batch([sequences[index] for index in chosen])
+        read = read_taps(language_model.model, batch, list(taps.values()))
+        real = batch.attention_mask.bool()
+        for layer, tap in taps.items():
+            keys = read[tap][real].double()  # (tokens, d_ff)
+            product = keys.T @ keys
+            sums[layer] = sums[layer].add_(product) if layer in sums else product
+    token_count = sum(len(sequence) for sequence in sequences)
+    return {
+        layer: {"second_moment": total.div_(token_count).cpu(), "token_count": torch.tensor(token_count)}
+        for layer, total in sums.items()
+    }
+
+
+def cache_path(cache: Path, language_model: LanguageModel, corpus: Corpus, layer: int) -> Path:
+    content = json.dumps(
+        [CACHE_VERSION, language_model.revision, str(language_model.dtype), corpus.identity, layer]
+    )
+    return cache / f"key-statistics-{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
+
+
+def write_whole(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write beside the file, then rename: a reader sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(descriptor)
+    try:
+        save_file(tensors, temporary)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,251 @@
+"""The target vectors z: what a block must put out at the subject's last token for each edit to hold.
+
+Every edit is its own problem (its loss, its clamp, its end); they only share the forward and backward
+passes. Source: MEMIT (Meng et al. 2023), eq. 16, after ROME (Meng et al. 2022), eq. 4.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.worker.editing.editor import EditFailed
+from services.worker.editing.target_requests import TargetRequest
+from services.worker.language_models.batching import TokenBatch, split_by_tokens
+from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.taps import (
+    Tap,
+    blocks_return_tuples,
+    head_reading,
+    read_taps,
+    replayed_blocks,
+)
+from shared.editors import TargetHyperparameters
+
+# An edit whose loss is below this is done (the references' constant).
+LOSS_THRESHOLD = 0.05
+
+
+@dataclass(frozen=True)
+class TargetVectors:
+    """What the optimisation found.
+
+    vectors: z, (edits, hidden) float32. losses: per edit, at each evaluation; all but the last of them were
+    followed by an update.
+    """
+
+    vectors: Tensor
+    losses: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class RunningEdits:
+    """The sequences of the edits that are not done, in one batch, edit by edit.
+
+    layer: the block whose outputs are given; in_tuple: see `blocks_return_tuples`. indices: of the edits.
+    tokens: (rows, sequence); outputs: unedited block outputs, (rows, sequence, hidden); subjects: column of
+    the subject's last token per row. Per edit: rows_per_edit rows, of which the last is the essence.
+    """
+
+    layer: int
+    in_tuple: bool
+    indices: list[int]
+    requests: list[TargetRequest]
+    tokens: TokenBatch
+    outputs: Tensor
+    subjects: Tensor
+
+    @property
+    def rows_per_edit(self) -> int:
+        return len(self.tokens.input_ids) // len(self.requests)
+
+    def keep(self, places: Sequence[int]) -> "RunningEdits":
+        """Only the edits at `places`."""
+        rows = torch.tensor(
+            [place * self.rows_per_edit + row for place in places for row in range(self.rows_per_edit)],
+            device=self.subjects.device,
+        )
+        return RunningEdits(
+            self.layer,
+            self.in_tuple,
+            [self.indices[place] for place in places],
+            [self.requests[place] for place in places],
+            TokenBatch(self.tokens.input_ids[rows], self.tokens.attention_mask[rows]),
+            self.outputs[rows],
+            self.subjects[rows],
+        )
+
+    def reads(self) -> tuple[Tensor, Tensor]:
+        """(rows, columns) of the hidden states that predict: every edit's targets, then every essence."""
+        starts = self.tokens.starts.tolist()
+        rows: list[int] = []
+        columns: list[int] = []
+        for place, request in enumerate(self.requests):
+            for context, prompt in enumerate(request.prompts):
+                row = place * self.rows_per_edit + context
+                first = starts[row] + len(prompt.ids) - 1
+                rows += [row] * len(request.target_ids)
+                columns += range(first, first + len(request.target_ids))
+        essences = torch.arange(len(self.requests), device=self.subjects.device) * self.rows_per_edit
+        essences = essences + self.rows_per_edit - 1
+        read_rows = torch.cat([torch.tensor(rows).to(essences), essences])
+        return read_rows, torch.cat([torch.tensor(columns).to(essences), self.subjects[essences]])
+
+    def wanted_ids(self) -> Tensor:
+        """What shall be predicted at each read of a target: (target reads,) int64."""
+        ids = [
+            target_id
+            for request in self.requests
+            for _ in request.prompts
+            for target_id in request.target_ids
+        ]
+        return torch.tensor(ids, device=self.subjects.device)
+
+    def initial_vectors(self) -> Tensor:
+        """v0: the unedited output at the subject of each bare prompt, (edits, hidden) float32."""
+        rows = torch.arange(len(self.requests), device=self.subjects.device) * self.rows_per_edit
+        return self.outputs[rows, self.subjects[rows]].float()
+
+
+def optimise_targets(
+    language_model: LanguageModel,
+    requests: Sequence[TargetRequest],
+    layer: int,
+    hyperparameters: TargetHyperparameters,
+    *,
+    token_budget: int,
+    advance: Callable[[int], None],
+) -> TargetVectors:
+    """Find z for the output of block `layer`, for all edits together.
+
+    Only the blocks above `layer` run at each step. token_budget: most padded tokens run at once; more
+    edits than fit are done one chunk after another. advance: called with the work done since the last
+    call, `v_num_grad_steps` per edit in all. Raises EditFailed when a loss is not finite.
+    """
+    rows = [request.rows() for request in requests]
+    chunks = split_by_tokens(
+        [max(len(row) for row in of_edit) for of_edit in rows],
+        token_budget,
+        rows=[len(of_edit) for of_edit in rows],
+    )
+    in_tuple = blocks_return_tuples(language_model.model, language_model.anatomy)
+    vectors: dict[int, Tensor] = {}
+    losses: dict[int, list[float]] = {index: [] for index in range(len(requests))}
+    for chunk in chunks:
+        running = start(language_model, chunk, [requests[index] for index in chunk], layer, in_tuple)
+        vectors.update(optimise_chunk(language_model, running, hyperparameters, losses, advance))
+    return TargetVectors(
+        torch.stack([vectors[index] for index in range(len(requests))]),
+        tuple(tuple(losses[index]) for index in range(len(requests))),
+    )
+
+
+def start(
+    language_model: LanguageModel,
+    indices: list[int],
+    requests: list[TargetRequest],
+    layer: int,
+    in_tuple: bool,
+) -> RunningEdits:
+    """Run the blocks up to `layer` once for all sequences of some edits."""
+    tokens = language_model.batch([row for request in requests for row in request.rows()])
+    positions = [
+        prompt.subject_position for request in requests for prompt in (*request.prompts, request.essence)
+    ]
+    tap = Tap(language_model.anatomy.blocks[layer], "output")
+    outputs = read_taps(language_model.model, tokens, [tap])[tap]
+    return RunningEdits(
+        layer, in_tuple, indices, requests, tokens, outputs, tokens.columns(torch.tensor(positions))
+    )
+
+
+def optimise_chunk(
+    language_model: LanguageModel,
+    running: RunningEdits,
+    hyperparameters: TargetHyperparameters,
+    losses: dict[int, list[float]],
+    advance: Callable[[int], None],
+) -> dict[int, Tensor]:
+    """Descend for the edits of one batch until each is done; returns z by edit and appends to `losses`."""
+    steps = hyperparameters.v_num_grad_steps
+    initial = running.initial_vectors()  # v0, (edits, hidden)
+    change = torch.zeros_like(initial, requires_grad=True)  # δ
+    optimiser = torch.optim.Adam([change], lr=hyperparameters.v_lr)
+    places = torch.arange(len(initial), device=initial.device)  # of the edits still running
+    reference: Tensor | None = None
+    vectors: dict[int, Tensor] = {}
+    for step in range(steps):
+        target_loss, essence = predict(language_model, running, change[places])
+        reference = essence.detach() if reference is None else reference
+        loss = (
+            target_loss
+            + hyperparameters.kl_factor * divergence(essence, reference[places])
+            + hyperparameters.v_weight_decay * size_penalty(change[places], initial[places])
+        )
+        done = []
+        for index, place, value in zip(running.indices, places.tolist(), loss.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise EditFailed(f"the loss of its target vector is {value} at step {step}", index)
+            losses[index].append(value)
+            done.append(value < LOSS_THRESHOLD or step == steps - 1)
+            if done[-1]:
+                vectors[index] = (initial[place] + change[place]).detach()
+        advance(sum(steps - step if is_done else 1 for is_done in done))
+        if all(done):
+            break
+        # Edits that are done take part in this step too, but their vectors have been taken already.
+        optimiser.zero_grad()
+        torch.autograd.backward(loss.sum())
+        optimiser.step()
+        clamp_norm(change, initial, hyperparameters.clamp_norm_factor)
+        if any(done):
+            left = [number for number, is_done in enumerate(done) if not is_done]
+            running, places = running.keep(left), places[left]
+    return vectors
+
+
+def predict(language_model: LanguageModel, running: RunningEdits, change: Tensor) -> tuple[Tensor, Tensor]:
+    """Add δ at every subject and run the upper blocks.
+
+    change: (edits, hidden) float32. Returns the mean over contexts and target tokens of −log p, (edits,),
+    and the log-probabilities after the essence's subject, (edits, vocabulary), both float32.
+    """
+    anatomy, model = language_model.anatomy, language_model.model
+    rows = torch.arange(len(running.subjects), device=change.device)
+    at_subject = running.outputs[rows, running.subjects].float()
+    moved = at_subject + change[:, None].expand(-1, running.rows_per_edit, -1).flatten(0, 1)
+    outputs = running.outputs.index_put((rows, running.subjects), moved.to(running.outputs.dtype))
+    with (
+        replayed_blocks(model, anatomy, running.layer, outputs, in_tuple=running.in_tuple),
+        head_reading(model, anatomy, *running.reads()),
+    ):
+        logits = model(**running.tokens.forward_arguments(model), use_cache=False).logits[0]
+    log_probs = logits.float().log_softmax(dim=-1)  # (reads, vocabulary)
+    wanted = running.wanted_ids()
+    surprise = -log_probs[: len(wanted)].gather(1, wanted[:, None])[:, 0]
+    per_edit = surprise.split(
+        [len(request.prompts) * len(request.target_ids) for request in running.requests]
+    )
+    return torch.stack([values.mean() for values in per_edit]), log_probs[len(wanted) :]
+
+
+def divergence(current: Tensor, reference: Tensor) -> Tensor:
+    """KL(current ‖ reference) of log-probabilities, (edits, vocabulary) to (edits,)."""
+    divergences: Tensor = (current.exp() * (current - reference)).sum(dim=-1)
+    return divergences
+
+
+def size_penalty(change: Tensor, initial: Tensor) -> Tensor:
+    """‖δ‖ / ‖v0‖², per edit; its gradient at δ = 0 is 0."""
+    penalties: Tensor = torch.linalg.vector_norm(change, dim=1) / initial.square().sum(dim=1)
+    return penalties
+
+
+@torch.no_grad()
+def clamp_norm(change: Tensor, initial: Tensor, factor: float) -> None:
+    """Scale each δ that is longer than `factor` ‖v0‖ to that length, in place."""
+    norms = torch.linalg.vector_norm(change, dim=1, keepdim=True)
+    limits = factor * torch.linalg.vector_norm(initial, dim=1, keepdim=True)
+    change.copy_(torch.where(norms > limits, change * limits / norms, change))

@@ -1,0 +1,114 @@
+"""Reading what goes into or comes out of named modules, and running a model from the middle."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from services.worker.language_models.anatomy import Anatomy, hidden_of
+from services.worker.language_models.batching import TokenBatch
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place to read: the first input, or the (first) output, of the module at `path`."""
+
+    path: str
+    side: Literal["input", "output"]
+
+
+class _EverythingRead(Exception):
+    """Ends a forward pass once its last tap has been read."""
+
+
+@torch.no_grad()
+def read_taps(model: PreTrainedModel, batch: TokenBatch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
+    """Run the model up to the last tap; returns (batch, sequence, width) per tap, in the model's dtype."""
+    read: dict[Tap, Tensor] = {}
+
+    def keep(tap: Tap, value: Tensor) -> None:
+        read[tap] = value.detach()
+        if len(read) == len(set(taps)):
+            raise _EverythingRead
+
+    with ExitStack() as hooks:
+        for tap in set(taps):
+            module = model.get_submodule(tap.path)
+            if tap.side == "input":
+                handle = module.register_forward_pre_hook(lambda _module, args, tap=tap: keep(tap, args[0]))
+            else:
+                handle = module.register_forward_hook(
+                    lambda _module, _args, output, tap=tap: keep(tap, hidden_of(output))
+                )
+            hooks.callback(handle.remove)
+        try:
+            model(**batch.forward_arguments(model), use_cache=False)
+        except _EverythingRead:
+            return read
+    raise ValueError(f"the forward pass never reached {sorted(tap.path for tap in set(taps) - set(read))}")
+
+
+@torch.no_grad()
+def blocks_return_tuples(model: PreTrainedModel, anatomy: Anatomy) -> bool:
+    """Whether a block wraps its hidden states in a tuple, found by running the first on one token."""
+    seen: list[bool] = []
+    handle = model.get_submodule(anatomy.blocks[0]).register_forward_hook(
+        lambda _module, _args, output: seen.append(isinstance(output, tuple))
+    )
+    with ExitStack() as hooks:
+        hooks.callback(handle.remove)
+        ids = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
+        model(**TokenBatch(ids, torch.ones_like(ids)).forward_arguments(model), use_cache=False)
+    return seen[0]
+
+
+@contextmanager
+def replayed_blocks(
+    model: nn.Module, anatomy: Anatomy, layer: int, output: Tensor, *, in_tuple: bool
+) -> Iterator[None]:
+    """Run the model as if its blocks 0 to `layer` had put out `output`, without running them.
+
+    output: (batch, sequence, hidden); gradients flow into it. in_tuple: see `blocks_return_tuples`.
+    Everything around the blocks (masks, positions, final norm, head) is the model's own.
+    """
+
+    def return_input(hidden_states: Tensor, *_: object, **__: object) -> Any:
+        return (hidden_states, None) if in_tuple else hidden_states
+
+    def return_output(*_: object, **__: object) -> Any:
+        return (output, None) if in_tuple else output
+
+    with ExitStack() as originals:
+        for index, path in enumerate(anatomy.blocks[: layer + 1]):
+            block = model.get_submodule(path)
+            originals.callback(put_back_forward, block, block.__dict__.get("forward"))
+            block.forward = return_output if index == layer else return_input
+        yield
+
+
+def put_back_forward(module: nn.Module, original: Any) -> None:
+    if original is None:
+        del module.__dict__["forward"]
+    else:
+        module.forward = original
+
+
+@contextmanager
+def head_reading(model: nn.Module, anatomy: Anatomy, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Let the head see only the hidden states at (rows, columns), both (reads,) int64.
+
+    The model's logits are then (1, reads, vocabulary), whatever it does to them afterwards included.
+    """
+
+    def pick(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][rows, columns][None], *args[1:])
+
+    handle = model.get_submodule(anatomy.head).register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
