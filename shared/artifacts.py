@@ -55,6 +55,20 @@ class ArtifactStore:
             raise ArtifactCorrupt(f"artifact {artifact.name} does not have its hash")
         return content
 
+    def check(self) -> None:
+        """Make sure that the store is there and can be written to.
+
+        Raises:
+            OSError: it is not.
+        """
+        if isinstance(self._filesystem, LocalFileSystem):
+            root = Path(self._root)
+            root.mkdir(parents=True, exist_ok=True)
+            if not os.access(root, os.W_OK | os.X_OK):
+                raise PermissionError(f"{root} cannot be written to")
+        else:  # asks the server; what it answers about an empty place does not matter
+            self._filesystem.exists(self._root)
+
     def _path(self, artifact: Artifact) -> str:
         return f"{self._root}/{artifact.name}"
 

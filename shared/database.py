@@ -62,7 +62,8 @@ def create_database_engine(url: str) -> Engine:
     """An engine with what each database needs to be trusted with concurrent writers.
 
     SQLite: WAL, foreign keys, a busy timeout, and BEGIN IMMEDIATE, since a transaction that reads
-    first and writes later would otherwise fail at once instead of waiting for the lock.
+    first and writes later would otherwise fail at once instead of waiting for the lock. What only
+    reads (see `reading`) takes no lock.
     """
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True)
@@ -81,7 +82,8 @@ def create_database_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        only_reads = connection.get_execution_options().get("only_reads", False)
+        connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 
     return engine
 
@@ -93,4 +95,18 @@ def transaction(engine: Engine) -> Iterator[Session]:
     Never held across network or model work.
     """
     with Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A short session that sees one state of the database throughout; it waits for no writer, nor
+    makes one wait.
+    """
+    options = (
+        {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        if engine.dialect.name == "postgresql"
+        else {"only_reads": True}
+    )
+    with Session(engine.execution_options(**options), expire_on_commit=False) as session:
         yield session

@@ -107,7 +107,9 @@ def renew(engine: Engine, lease: Lease) -> AuditStatus:
         LeaseLost: see `fenced`.
     """
     with fenced(engine, lease) as session:
-        return session.execute(select(col(Audit.status)).where(col(Audit.id) == lease.audit_id)).scalar_one()
+        query = select(col(Audit.status)).where(col(Audit.id) == lease.audit_id)
+        status: AuditStatus = session.execute(query).scalar_one()
+    return status
 
 
 def move_audit(
@@ -178,7 +180,7 @@ def reap_expired(engine: Engine, max_step_deaths: int) -> list[str]:
     A step that was running when its worker was lost has died once more; at `max_step_deaths` it
     fails for good, so that a step that kills its worker does not do so for ever.
     """
-    reaped = []
+    reaped: list[str] = []
     while True:
         with transaction(engine) as session:
             attempt = session.execute(
@@ -204,7 +206,9 @@ def return_to_queue(
     """
     for step in session.execute(
         select(Step).where(
-            col(Step.lease_token) == attempt.lease_token, col(Step.status) == StepStatus.RUNNING
+            col(Step.audit_id) == attempt.audit_id,
+            col(Step.lease_token) == attempt.lease_token,
+            col(Step.status) == StepStatus.RUNNING,
         )
     ).scalars():
         step.lease_token = None

@@ -1,0 +1,107 @@
+"""The engine keeps its promises to concurrent readers and writers, on both databases."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy.exc import IntegrityError, StatementError
+from sqlmodel import col
+
+from shared.database import database_now, reading, transaction
+from shared.states import AuditStatus
+from shared.tables import Audit, Step
+from tests.support.audits import add_audit, add_step
+
+
+def count_audits(engine: Engine) -> int:
+    with reading(engine) as session:
+        count: int = session.execute(select(func.count()).select_from(Audit)).scalar_one()
+    return count
+
+
+def test_reader_does_not_wait_for_a_writer(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+    with transaction(engine) as session, ThreadPoolExecutor(1) as pool:
+        session.execute(update(Audit).values(priority=7))
+        with reading(engine) as reader:
+            seen = pool.submit(lambda: reader.get_one(Audit, audit_id).priority)
+            assert seen.result(timeout=5) == 0
+
+
+def test_reader_sees_one_state_throughout(engine: Engine) -> None:
+    add_audit(engine)
+    with reading(engine) as session:
+        query = select(func.count()).select_from(Audit)
+        before = session.execute(query).scalar_one()
+        add_audit(engine)
+        assert session.execute(query).scalar_one() == before
+
+
+def test_writers_that_read_first_take_turns(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+
+    def add_one(_: int) -> None:
+        with transaction(engine) as session:
+            audit = session.get_one(Audit, audit_id, with_for_update=True)
+            audit.priority += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add_one, range(20)))
+    with reading(engine) as session:
+        assert session.get_one(Audit, audit_id).priority == 20
+
+
+def test_points_in_time_come_back_in_utc(engine: Engine) -> None:
+    east = timezone(timedelta(hours=5, minutes=30))
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=east)
+    audit_id = add_audit(engine, created_at=moment)
+    with reading(engine) as session:
+        found = session.get_one(Audit, audit_id).created_at
+    assert (found, found.tzinfo) == (moment, UTC)
+
+
+def test_point_in_time_without_a_zone_is_refused(engine: Engine) -> None:
+    with pytest.raises(StatementError, match="naive datetime"):
+        add_audit(engine, created_at=datetime(2026, 1, 2))
+
+
+@pytest.mark.parametrize("offset_seconds", [-3600.0, 0.0, 90.5])
+def test_database_clock_is_offset_by_the_seconds_asked_for(engine: Engine, offset_seconds: float) -> None:
+    with reading(engine) as session:
+        now, moved = session.execute(select(database_now(), database_now(offset_seconds))).one()
+    assert abs((moved - now).total_seconds() - offset_seconds) < 0.5
+
+
+def test_database_refuses_a_status_that_is_none(engine: Engine) -> None:
+    add_audit(engine)
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.execute(text("UPDATE audit SET status = 'lost'"))
+
+
+def test_database_refuses_a_progress_beyond_the_whole(engine: Engine) -> None:
+    step_id = add_step(engine, add_audit(engine))
+    with pytest.raises(IntegrityError), transaction(engine) as session:
+        session.execute(update(Step).where(col(Step.id) == step_id).values(progress=1.5))
+
+
+def test_database_refuses_a_step_without_its_audit(engine: Engine) -> None:
+    with pytest.raises(IntegrityError):
+        add_step(engine, "no-such-audit")
+
+
+def test_failed_transaction_leaves_nothing(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+
+    def write_and_fail() -> None:
+        with transaction(engine) as session:
+            session.execute(update(Audit).values(status=AuditStatus.RUNNING))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_and_fail()
+    with reading(engine) as session:
+        assert session.get_one(Audit, audit_id).status is AuditStatus.QUEUED
+    assert count_audits(engine) == 1
