@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     model_roots: tuple[Path, ...] = Field((), description="Directories that `local:` models may lie under.")
     data_roots: tuple[Path, ...] = Field((), description="Directories that `file:` records may lie under.")
     hub_endpoint: str | None = Field(None, description="Base URL of the model hub; None is the public one.")
+    hub_token: SecretStr | None = Field(None, description="Token for gated or private models on the hub.")
     hub_timeout_seconds: float = 10.0
     tokens: dict[str, SecretStr] = Field(
         default_factory=dict, description="Submitter → bearer token (JSON). Empty: anyone who can connect."
