@@ -1,0 +1,191 @@
+"""The `holdfast` command.
+
+Exit statuses: 0 done; 1 error; 2 wrong command line; 128 + n stopped by signal n. With `--exit-code`,
+the verdict too: 0 pass, 3 fail, 4 inconclusive.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.audit_run import audit_elsewhere, audit_embedded, follow
+from services.cli.client import HoldfastClient
+from services.cli.consoles import message_console, reported_errors, result_console
+from services.cli.embedded import EmbeddedService, worker_command
+from services.cli.progress import step_line
+from services.cli.report_files import fetch_report
+from services.cli.request_file import read_request
+from services.cli.wording import STATUS_STYLES, percent, verdict_text
+from shared.editors import CATALOGUE
+from shared.settings import Settings
+from shared.states import Verdict
+from shared.views import AuditView
+
+DEFAULT_PORT = 8000
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "almanac.json"
+LOOK_EVERY_SECONDS = 1.0
+VERDICT_STATUSES = {Verdict.PASS: 0, Verdict.FAIL: 3, Verdict.INCONCLUSIVE: 4}
+
+app = typer.Typer(
+    help="Will your knowledge edits survive fine-tuning? Holdfast finds out before you deploy.",
+    epilog="Exit statuses: 0 done, 1 error, 2 wrong command line, 130 stopped by Ctrl-C;"
+    " with --exit-code also 3 for the verdict 'fail' and 4 for 'inconclusive'.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+Url = Annotated[str, typer.Option(envvar="HOLDFAST_URL", help="Where the service is.")]
+OptionalUrl = Annotated[
+    str | None,
+    typer.Option(envvar="HOLDFAST_URL", help="Use the service there instead of starting one."),
+]
+Token = Annotated[str | None, typer.Option(envvar="HOLDFAST_TOKEN", help="Bearer token for the service.")]
+Out = Annotated[Path, typer.Option(file_okay=False, help="Where report.json and report.html go.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(file_okay=False, help="Keep the started service's data here, so that steps are reused."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+ExitCode = Annotated[
+    bool, typer.Option("--exit-code", help="Exit with 3 for the verdict 'fail', 4 for 'inconclusive'.")
+]
+AuditId = Annotated[str, typer.Argument(metavar="ID", help="The audit's id.")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
+    data: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Data directory [default: HOLDFAST_DATA_DIRECTORY].")
+    ] = None,
+) -> None:
+    """Run the service, gateway and worker, until it is stopped."""
+    with reported_errors() as signals:
+        directory = data or Settings().data_directory
+        with EmbeddedService(directory, signals, host=host, port=port) as service:
+            result_console().print(service.url, soft_wrap=True)
+            message_console().print(f"Data: {directory}. Stop with Ctrl-C.", soft_wrap=True)
+            while True:
+                service.check()
+                time.sleep(LOOK_EVERY_SECONDS)
+
+
+@app.command()
+def audit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The request (JSON).")],
+    url: OptionalUrl = None,
+    token: Token = None,
+    out: Out = Path(),
+    data: Data = None,
+    as_json: AsJson = False,
+    exit_code: ExitCode = False,
+) -> None:
+    """Run the audit that FILE asks for and show its result."""
+    with reported_errors() as signals:
+        request = read_request(file)
+        if url:
+            with HoldfastClient(url, token) as client:
+                verdict = audit_elsewhere(client, request, out, as_json=as_json)
+        else:
+            verdict = audit_embedded(data, signals, request, out, as_json=as_json)
+    exit_with(verdict, exit_code=exit_code)
+
+
+@app.command()
+def demo(out: Out = Path(), data: Data = None) -> None:
+    """Audit the built-in model with the example's edits: no network, no GPU."""
+    with reported_errors() as signals:
+        audit_embedded(data, signals, read_request(EXAMPLE), out, as_json=False)
+
+
+@app.command()
+def status(audit_id: AuditId, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Show where an audit stands."""
+    with reported_errors(), HoldfastClient(url, token) as client:
+        view = client.get(audit_id)
+        if as_json:
+            typer.echo(view.model_dump_json(indent=2))
+        else:
+            print_status(result_console(), view)
+
+
+@app.command()
+def report(
+    audit_id: AuditId,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    out: Out = Path(),
+    as_json: AsJson = False,
+    exit_code: ExitCode = False,
+) -> None:
+    """Wait for an audit to end, then fetch its report and show it."""
+    with reported_errors(), HoldfastClient(url, token) as client:
+        follow(client, audit_id)
+        verdict = fetch_report(client, audit_id, out, as_json=as_json)
+    exit_with(verdict, exit_code=exit_code)
+
+
+@app.command()
+def cancel(audit_id: AuditId, url: Url = DEFAULT_URL, token: Token = None) -> None:
+    """Stop an audit."""
+    with reported_errors(), HoldfastClient(url, token) as client:
+        view = client.cancel(audit_id)
+        result_console().print(f"Audit {view.id} is {view.status}.", soft_wrap=True)
+
+
+@app.command()
+def editors() -> None:
+    """List the editors and what each can be set to."""
+    console = result_console()
+    for editor in CATALOGUE.values():
+        console.print(Text.assemble((editor.name, "bold"), f"  {editor.title}. {editor.summary}"))
+        console.print(Text(editor.paper, style="dim"))
+        table = Table(box=None, padding=(0, 2), header_style="dim")
+        for name in ("hyperparameter", "default", "meaning"):
+            table.add_column(name, overflow="fold")
+        for name, field in editor.hyperparameters.model_fields.items():
+            table.add_row(name, json.dumps(field.default), field.description)
+        console.print(table, "")
+
+
+@app.command()
+def worker() -> None:
+    """Run a worker on this machine, for the database and broker that HOLDFAST_* name."""
+    command = worker_command()
+    os.execv(command[0], command)  # noqa: S606 (our own command; it takes our place and our signals)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(installed_version("holdfast"))
+
+
+def exit_with(verdict: Verdict, *, exit_code: bool) -> None:
+    """Leave with the verdict's exit status, if that was asked for."""
+    if exit_code:
+        raise typer.Exit(VERDICT_STATUSES[verdict])
+
+
+def print_status(console: Console, view: AuditView) -> None:
+    """Print an audit's state, verdict and steps."""
+    status_text = Text(view.status, style=STATUS_STYLES.get(view.status, "cyan"))
+    console.print(Text(f"audit {view.id}  "), status_text, verdict_text(view.verdict), soft_wrap=True)
+    console.print(f"{view.model}, {view.edit_count} edits, {percent(view.progress)} done", soft_wrap=True)
+    if view.error:
+        console.print(Text(view.error, style="red"), soft_wrap=True)
+    for step in view.steps:
+        console.print(step_line(step), soft_wrap=True)

@@ -1,0 +1,107 @@
+"""Numbers, times and states in words, the same everywhere."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from shared.reports import Difference, Interval, Metric
+from shared.requests import GateRule
+from shared.states import AuditStatus, StepStatus, Verdict
+from shared.views import StepView
+
+VERDICT_STYLES = {
+    Verdict.PASS: "bold green",
+    Verdict.FAIL: "bold red",
+    Verdict.INCONCLUSIVE: "bold yellow",
+}
+STATUS_STYLES = {
+    AuditStatus.SUCCEEDED: "green",
+    AuditStatus.FAILED: "red",
+    AuditStatus.CANCELLED: "yellow",
+    AuditStatus.EXPIRED: "yellow",
+}
+STEP_MARKS = {
+    StepStatus.PENDING: ("·", "dim"),
+    StepStatus.RUNNING: ("▶", "cyan"),
+    StepStatus.SUCCEEDED: ("✓", "green"),
+    StepStatus.FAILED: ("✗", "red"),
+    StepStatus.SKIPPED: ("−", "yellow"),
+    StepStatus.CANCELLED: ("−", "yellow"),
+}
+NOTHING = "—"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def time_left(seconds: float | None) -> str:
+    """`about 3 min 20 s left`, or nothing where it is not known."""
+    return "" if seconds is None else f"about {duration(seconds)} left"
+
+
+def percent(share: float | None) -> str:
+    """A share as `78 %`; one decimal where rounding would claim all or nothing."""
+    if share is None:
+        return NOTHING
+    rounded = round(share * 100)
+    exact = share in (0.0, 1.0) or 0 < abs(rounded) < 100
+    return f"{rounded} %" if exact else f"{share * 100:.1f} %"
+
+
+def percent_with_interval(metric: Metric) -> str:
+    """`78 % [64, 87]`, the interval in per cent too."""
+    return f"{percent(metric.value)}{_bounds(metric.interval)}"
+
+
+def points_with_interval(difference: Difference) -> str:
+    """A difference of shares in percentage points: `+17 [8, 26]`."""
+    if difference.value is None:
+        return NOTHING
+    return f"{difference.value * 100:+.0f}{_bounds(difference.interval)}"
+
+
+def _bounds(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return f" [{interval.low * 100:.0f}, {interval.high * 100:.0f}]"
+
+
+def verdict_text(verdict: Verdict | None) -> Text:
+    """A verdict in its colour; nothing for a configuration that no rule of the gate speaks of."""
+    return Text(verdict.upper(), style=VERDICT_STYLES[verdict]) if verdict else Text()
+
+
+def rule(gate_rule: GateRule) -> str:
+    """What a gate rule demands: `retention ≥ 80 %`."""
+    if gate_rule.at_least is not None:
+        return f"{gate_rule.metric.replace('_', ' ')} ≥ {percent(gate_rule.at_least)}"
+    return f"{gate_rule.metric.replace('_', ' ')} ≤ {percent(gate_rule.at_most)}"
+
+
+def step_remark(step: StepView) -> str:
+    """What is worth saying after a step's title."""
+    if step.status is StepStatus.FAILED:
+        cause = f" ({step.cause})" if step.cause else ""
+        return f"failed{cause}: {step.error or 'no reason given'}"
+    if step.status is StepStatus.SKIPPED:
+        return "skipped: a step it needs failed"
+    if step.status is StepStatus.CANCELLED:
+        return "cancelled"
+    if step.status is StepStatus.SUCCEEDED:
+        if step.reused:
+            return "reused: the same step has run before"
+        if step.started_at and step.finished_at:
+            return duration((step.finished_at - step.started_at).total_seconds())
+        return ""
+    again = f"attempt {step.deaths + 1}" if step.deaths else ""
+    if step.status is StepStatus.RUNNING:
+        return "  ".join(part for part in (step.progress_note, time_left(step.seconds_left), again) if part)
+    return again
