@@ -153,7 +153,7 @@ def test_half_precision_models_are_scored_in_float32(dtype: torch.dtype) -> None
     for given, one in zip(some_probes(), found, strict=True):
         log_probs, _ = plain_log_probs(model, given.prompt, given.answer)
         assert one.log_prob_answer == pytest.approx(sum(log_probs), rel=0.02, abs=0.1)
-    assert any(torch.tensor(one.log_prob_answer).to(dtype) != one.log_prob_answer for one in found)
+    assert any(torch.tensor(one.log_prob_answer).to(dtype).item() != one.log_prob_answer for one in found)
 
 
 def test_preference_compares_the_answer_with_the_alternative() -> None:
