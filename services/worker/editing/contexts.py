@@ -3,11 +3,9 @@
 import re
 from dataclasses import dataclass
 
-import torch
-
 from services.worker.language_models.batching import encode_prompts
 from services.worker.language_models.loading import LanguageModel
-from services.worker.language_models.sampling import sample_continuations
+from services.worker.language_models.sampling import sample_continuations, seeded
 from shared.edits import SLOT
 
 SEED_WORDS = ("The", "Therefore", "Because", "I", "You")
@@ -51,8 +49,7 @@ def generate_contexts(language_model: LanguageModel, *, count: int, length: int,
         return BARE_PROMPT
     words = [SEED_WORDS[index % len(SEED_WORDS)] for index in range(count)]
     prompts = encode_prompts(language_model.tokenizer, words)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = sample_continuations(language_model, prompts, max(1, length - 1), generator)
+    drawn = sample_continuations(language_model, prompts, max(1, length - 1), seeded(language_model, seed))
     texts = [
         tidy(word + str(language_model.tokenizer.decode(row)))
         for word, row in zip(words, drawn.tolist(), strict=True)

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from services.worker.language_models.batching import encode_prompts
 from services.worker.language_models.loading import LanguageModel
-from services.worker.language_models.sampling import sample_continuations, start_of_text
+from services.worker.language_models.sampling import sample_continuations, seeded, start_of_text
 
 SAMPLE_LENGTH = 128
-SAMPLES_AT_ONCE = 64
+SAMPLES_AT_ONCE = 256
 
 
 class Corpus(Protocol):
@@ -59,7 +57,7 @@ class SampledTexts:
         start = start_of_text(language_model)
         adds_bos = encode_prompts(language_model.tokenizer, ["a"])[0][:1] == start
         length = min(SAMPLE_LENGTH, language_model.context_length or SAMPLE_LENGTH)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = seeded(language_model, self.seed)
         sequences: list[list[int]] = []
         while sum(len(sequence) for sequence in sequences) < self.token_count:
             drawn = sample_continuations(language_model, [start] * SAMPLES_AT_ONCE, length - 1, generator)

@@ -70,25 +70,17 @@ class Memit:
             token_budget=token_budget,
             advance=work.advance,
         )
-        updates: list[LayerUpdate] = []
-        names = [f"{language_model.anatomy.mlp_down_projections[layer]}.weight" for layer in layers]
-        with restored(language_model.model, names):
-            for place in range(len(layers)):
-                update = update_layer(
-                    language_model,
-                    requests,
-                    targets.vectors,
-                    layers[place:],
-                    hyperparameters.mom2_update_weight,
-                    statistics,
-                    contexts,
-                    token_budget,
-                )
-                WeightDelta({update.parameter: update.delta}, language_model.revision).apply_(
-                    language_model.model
-                )
-                updates.append(update)
-                work.advance(len(edits))
+        updates = update_layers(
+            language_model,
+            requests,
+            targets.vectors,
+            layers,
+            hyperparameters.mom2_update_weight,
+            statistics,
+            contexts,
+            token_budget,
+            work,
+        )
         return EditOutcome(
             delta=WeightDelta(
                 {update.parameter: update.delta for update in updates}, language_model.revision
@@ -97,6 +89,43 @@ class Memit:
             losses=targets.losses,
             ridges={update.layer: update.ridge for update in updates if update.ridge > 0},
         )
+
+
+def update_layers(
+    language_model: LanguageModel,
+    requests: Sequence[TargetRequest],
+    targets: Tensor,
+    layers: Sequence[int],
+    preservation: float,
+    statistics: KeyStatistics,
+    contexts: Contexts,
+    token_budget: int,
+    work: WorkDone,
+) -> list[LayerUpdate]:
+    """Find the update of each layer in turn, the earlier ones being in place; the model is left as it was.
+
+    targets: z, (edits, hidden) float32; preservation: λ. Source: MEMIT, algorithm 1.
+    """
+    updates: list[LayerUpdate] = []
+    names = [f"{language_model.anatomy.mlp_down_projections[layer]}.weight" for layer in layers]
+    with restored(language_model.model, names):
+        for place in range(len(layers)):
+            update = update_layer(
+                language_model,
+                requests,
+                targets,
+                layers[place:],
+                preservation,
+                statistics,
+                contexts,
+                token_budget,
+            )
+            WeightDelta({update.parameter: update.delta}, language_model.revision).apply_(
+                language_model.model
+            )
+            updates.append(update)
+            work.advance(len(requests))
+    return updates
 
 
 def update_layer(
@@ -109,10 +138,7 @@ def update_layer(
     contexts: Contexts,
     token_budget: int,
 ) -> LayerUpdate:
-    """Find what the first of `layers_left` must add, given the edits already in the blocks below it.
-
-    targets: z, (edits, hidden) float32; preservation: λ. Source: MEMIT, algorithm 1.
-    """
+    """Find what the first of `layers_left` must add, with the updates of the layers before it in place."""
     layer = layers_left[0]
     prompts = [request.prompts for request in requests]
     bare_prompts = [contexts_of_edit[0] for contexts_of_edit in prompts]

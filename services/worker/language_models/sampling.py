@@ -18,7 +18,7 @@ def sample_continuations(
 ) -> Tensor:
     """Continue each prompt by drawing from the model's own distribution (temperature 1, nothing cut off).
 
-    prompts: token ids, at least one each; generator: on the CPU, so that devices draw alike.
+    prompts: token ids, at least one each; generator: on the model's device (`seeded`).
     Special tokens are never drawn. Returns (prompts, new_tokens) int64 on the CPU.
     """
     model = language_model.model
@@ -29,16 +29,20 @@ def sample_continuations(
     while True:
         logits = output.logits[:, -1].float()
         logits[:, barred] = -torch.inf
-        drawn.append(torch.multinomial(logits.softmax(dim=-1).cpu(), 1, generator=generator))
+        drawn.append(torch.multinomial(logits.softmax(dim=-1), 1, generator=generator))
         if len(drawn) == new_tokens:
-            return torch.cat(drawn, dim=1)
-        next_ids = drawn[-1].to(language_model.device)
-        mask = torch.cat([batch.attention_mask, torch.ones_like(next_ids)], dim=1)
-        batch = TokenBatch(next_ids, mask)
+            return torch.cat(drawn, dim=1).cpu()
+        mask = torch.cat([batch.attention_mask, torch.ones_like(drawn[-1])], dim=1)
+        batch = TokenBatch(drawn[-1], mask)
         arguments = batch.forward_arguments(model)
         if "position_ids" in arguments:
             arguments["position_ids"] = batch.position_ids[:, -1:]
         output = model(**arguments, past_key_values=output.past_key_values, use_cache=True)
+
+
+def seeded(language_model: LanguageModel, seed: int) -> torch.Generator:
+    """A random generator on the model's device."""
+    return torch.Generator(language_model.device).manual_seed(seed)
 
 
 def never_sampled(language_model: LanguageModel) -> list[int]:

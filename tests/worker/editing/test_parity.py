@@ -7,12 +7,11 @@ import torch
 
 from services.worker.editing.constrained_fine_tuning import ConstrainedFineTuning
 from services.worker.editing.contexts import BARE_PROMPT
-from services.worker.editing.editor import EditOutcome
+from services.worker.editing.editor import EditOutcome, WorkDone
 from services.worker.editing.key_statistics import NO_STATISTICS
-from services.worker.editing.memit import LayerUpdate, Memit, update_layer
+from services.worker.editing.memit import LayerUpdate, Memit, update_layers
 from services.worker.editing.target_optimisation import TargetVectors, optimise_targets
 from services.worker.editing.target_requests import target_requests
-from services.worker.language_models.weight_delta import WeightDelta, restored
 from shared.editors import ConstrainedFineTuningHyperparameters, MemitHyperparameters
 from tests.worker.editing.parity import Parity, load_parity, relative_error, relative_errors
 
@@ -43,21 +42,17 @@ def memit_run(request: pytest.FixtureRequest) -> MemitRun:
     targets = optimise_targets(
         model, requests, layers[-1], settings, token_budget=8_192, advance=lambda _work: None
     )
-    updates = []
-    with restored(model.model):
-        for place in range(len(layers)):
-            update = update_layer(
-                model,
-                requests,
-                targets.vectors,
-                layers[place:],
-                settings.mom2_update_weight,
-                parity.statistics,
-                parity.contexts,
-                token_budget=8_192,
-            )
-            WeightDelta({update.parameter: update.delta}, "fixture").apply_(model.model)
-            updates.append(update)
+    updates = update_layers(
+        model,
+        requests,
+        targets.vectors,
+        layers,
+        settings.mom2_update_weight,
+        parity.statistics,
+        parity.contexts,
+        token_budget=8_192,
+        work=WorkDone(lambda _done, _whole: None, whole=1),
+    )
     outcome = Memit().edit(
         model,
         parity.edits,
