@@ -18,9 +18,13 @@ from shared.artifacts import Artifact, ArtifactStore
 from shared.database import transaction
 from shared.leases import Lease, fenced
 from shared.measurement import Arm, Probe, ProbeScore
+from shared.recipes import InstructionRecord, Recipe, TextRecord
 from shared.requests import AuditRequest
 from shared.settings import Settings
 from shared.tables import Audit, EditSet, ProbeRow, Step
+from shared.training_data import read_records
+
+Records = list[TextRecord] | list[InstructionRecord]
 
 PROGRESS_INTERVAL_SECONDS = 0.5
 ROWS_PER_INSERT = 1000
@@ -54,6 +58,7 @@ class AuditContext:
     store: ArtifactStore
     lease: Lease
     _reported_at: float = 0.0
+    _records: dict[str, Records] = field(default_factory=dict)
 
     @cached_property
     def audit(self) -> Audit:
@@ -78,6 +83,16 @@ class AuditContext:
         return load_audited_model(
             self.audit.model_reference, self.audit.model_revision, self.request.dtype, self.settings
         )
+
+    def records(self, recipe: Recipe) -> Records:
+        """The training data of a recipe, read once per attempt.
+
+        Raises:
+            UnusableTrainingData: nothing usable is there any more.
+        """
+        if recipe.name not in self._records:
+            self._records[recipe.name] = read_records(recipe.data, recipe.objective, self.settings.data_roots)
+        return self._records[recipe.name]
 
     def fenced(self) -> AbstractContextManager[Session]:
         """A transaction that commits only while this attempt holds its lease."""

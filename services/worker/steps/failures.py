@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from services.worker.editing.errors import EditFailed
+from services.worker.editing.augmentation import TooFewParaphrases
+from services.worker.editing.editor import EditFailed
+from services.worker.editing.token_positions import SubjectNotFound, SubjectTruncated
 from services.worker.language_models.anatomy import UnsupportedModel
 from services.worker.language_models.loading import ModelNotLoadable
 from services.worker.language_models.weight_delta import DeltaMismatch
-from services.worker.tuning.run import TrainingDiverged
+from services.worker.probing.scoring import ProbeTooLong
+from services.worker.tuning.errors import RecipeDoesNotFit, TrainingDiverged
 from shared.artifacts import ArtifactCorrupt
-from shared.model_references import ModelNotUsable
+from shared.model_files import ModelNotUsable
 from shared.states import Cause
 from shared.training_data import UnusableTrainingData
 
@@ -22,24 +25,28 @@ class StepFailed(Exception):
         self.reason = reason
 
 
-CAUSES: tuple[tuple[type[Exception], Cause], ...] = (
-    (EditFailed, Cause.MODEL),
-    (TrainingDiverged, Cause.MODEL),
-    (UnsupportedModel, Cause.USER),
-    (ModelNotLoadable, Cause.USER),
-    (ModelNotUsable, Cause.USER),
-    (UnusableTrainingData, Cause.USER),
-    (DeltaMismatch, Cause.INFRASTRUCTURE),
-    (ArtifactCorrupt, Cause.INFRASTRUCTURE),
-    (MemoryError, Cause.INFRASTRUCTURE),
-)
+CAUSES: dict[Cause, tuple[type[Exception], ...]] = {
+    Cause.USER: (
+        ModelNotLoadable,
+        ModelNotUsable,
+        ProbeTooLong,
+        RecipeDoesNotFit,
+        SubjectNotFound,
+        SubjectTruncated,
+        TooFewParaphrases,
+        UnsupportedModel,
+        UnusableTrainingData,
+    ),
+    Cause.MODEL: (EditFailed, TrainingDiverged),
+    Cause.INFRASTRUCTURE: (ArtifactCorrupt, DeltaMismatch, MemoryError),
+}
 
 
 def explain(error: Exception) -> StepFailed:
     """Classify what a step raised; what is not foreseen is our own fault, not the user's."""
     if isinstance(error, StepFailed):
         return error
-    for kind, cause in CAUSES:
-        if isinstance(error, kind):
+    for cause, kinds in CAUSES.items():
+        if isinstance(error, kinds):
             return StepFailed(cause, str(error))
     return StepFailed(Cause.INFRASTRUCTURE, f"{type(error).__name__}: {error}")

@@ -9,7 +9,8 @@ import torch
 from services.worker import almanac
 from services.worker.language_models.loading import Dtype, LanguageModel, load_language_model
 from services.worker.steps.failures import StepFailed
-from shared.model_references import content_revision, model_directory, parse_model_reference
+from shared.model_files import content_revision
+from shared.model_references import model_directory, parse_model_reference
 from shared.settings import Settings
 from shared.states import Cause
 

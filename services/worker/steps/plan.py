@@ -16,7 +16,7 @@ from shared.recipes import Freeze, Recipe
 from shared.requests import AuditRequest, EditorChoice
 from shared.states import Cause, StepKind
 from shared.tables import Audit, Step, new_id
-from shared.training_data import content_hash, read_records
+from shared.training_data import content_hash
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,7 @@ def run(context: AuditContext, _step: Step) -> StepOutcome:
     """Load the model, settle what the request left open, and write the other steps."""
     request = context.request
     model = context.language_model
-    hashes = {
-        recipe.name: content_hash(read_records(recipe.data, recipe.objective, context.settings.data_roots))
-        for recipe in request.recipes
-    }
+    hashes = {recipe.name: content_hash(context.records(recipe)) for recipe in request.recipes}
     layout = Layout(
         audit_id=context.audit.id,
         subject={

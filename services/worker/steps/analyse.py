@@ -1,0 +1,177 @@
+"""The last step: gathers what the others measured, builds the report and its page, states the verdict."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import torch
+from sqlalchemy import delete, insert, select, update
+from sqlmodel import col
+
+from services.worker.analysis.inputs import AuditFindings, ScoredProbe, Trial
+from services.worker.analysis.page import render_page
+from services.worker.analysis.report import build_report
+from services.worker.steps.context import AuditContext, StepOutcome
+from services.worker.steps.measured import chosen_controls
+from shared.database import database_now, transaction
+from shared.events import append_event
+from shared.measurement import Arm, FactKind, ProbeKind, ProbeScore
+from shared.reports import Provenance, StepProblem
+from shared.requests import Configuration
+from shared.states import StepKind, StepStatus
+from shared.tables import Audit, ProbeRow, Step, StoredReport
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scipy")
+
+
+def run(context: AuditContext, step: Step) -> StepOutcome:
+    """Write the report, its page and the audit's verdict in one fenced transaction."""
+    report = build_report(gather(context))
+    page = context.store.put(render_page(report).encode(), ".html")
+    with context.fenced() as session:
+        session.execute(delete(StoredReport).where(col(StoredReport.audit_id) == step.audit_id))
+        session.execute(
+            insert(StoredReport).values(
+                audit_id=step.audit_id,
+                report=report.model_dump(mode="json"),
+                page=page.name,
+                page_sha256=page.sha256,
+                created_at=database_now(),
+            )
+        )
+        session.execute(update(Audit).where(col(Audit.id) == step.audit_id).values(verdict=report.verdict))
+        append_event(session, step.audit_id, "audit.verdict", verdict=report.verdict, why=report.why)
+    return StepOutcome(record={"verdict": report.verdict}, artifact=page)
+
+
+def gather(context: AuditContext) -> AuditFindings:
+    """Put the trials together from the steps and their probe scores."""
+    steps = [step for step in context.steps() if step.kind is not StepKind.ANALYSE]
+    base = next((step for step in steps if step.kind is StepKind.BASE), None)
+    outcome = (base.outcome if base else None) or {}
+    request = context.request
+    return AuditFindings(
+        audit_id=context.audit.id,
+        created_at=datetime.now(UTC),
+        configurations=request.configurations(),
+        gate=request.gate,
+        trials=list(trials(context, steps)) if outcome else [],
+        edits=len(request.edits),
+        controls=len(outcome.get("controls", [])),
+        control_candidates=outcome.get("control_candidates", 0),
+        problems=[problem(step) for step in steps if step.status is not StepStatus.SUCCEEDED],
+        warnings=[warning for step in steps for warning in (step.outcome or {}).get("warnings", [])],
+        provenance=provenance(context, steps),
+    )
+
+
+def trials(context: AuditContext, steps: list[Step]) -> Iterable[Trial]:
+    """One trial per configuration and seed, each with the four arms that could be measured."""
+    by_id = {step.id: step for step in steps}
+    relations = fact_relations(context)
+    scored = {step.id: scored_probes(context, step, relations) for step in steps}
+    base = next(step for step in steps if step.kind is StepKind.BASE)
+    tunings = [step for step in steps if step.kind is StepKind.TUNE]
+    of_base = {same_tuning(step): step for step in tunings if step.inputs["edit_step"] is None}
+    for configuration in context.request.configurations():
+        for tuning in tunings:
+            edit = by_id.get(tuning.inputs["edit_step"] or "")
+            if edit is None or configuration_of(tuning) != configuration:
+                continue
+            record = tuning.outcome or {}
+            yield Trial(
+                configuration=configuration,
+                seed=tuning.inputs["seed"],
+                step_id=tuning.id,
+                status=tuning.status,
+                error=tuning.error or edit.error,
+                reused=tuning.source_step_id not in {None, tuning.id},
+                held_out_loss_before=record.get("held_out_loss_before"),
+                held_out_loss_after=record.get("held_out_loss_after"),
+                arms={
+                    Arm.BASE: scored[base.id],
+                    Arm.BASE_TUNED: scored[of_base[same_tuning(tuning)].id],
+                    Arm.EDITED: scored[edit.id],
+                    Arm.EDITED_TUNED: scored[tuning.id],
+                },
+            )
+
+
+def configuration_of(tuning: Step) -> Configuration:
+    """The configuration that a tuning of an edited model belongs to."""
+    return Configuration.model_validate({field: tuning.inputs[field] for field in Configuration.model_fields})
+
+
+def same_tuning(tuning: Step) -> tuple[str, int, tuple[int, ...]]:
+    """What a tuning of the base and one of an edited model must share to be compared."""
+    return tuning.inputs["recipe"], tuning.inputs["seed"], tuple(tuning.inputs["frozen_blocks"])
+
+
+def fact_relations(context: AuditContext) -> dict[str, str | None]:
+    """The relation of every fact, by the ids that probes carry."""
+    relations = {f"edit:{index}": edit.relation for index, edit in enumerate(context.request.edits)}
+    for index, fact in enumerate(chosen_controls(context)):
+        relations[f"control:{index}"] = fact.relation
+    return relations
+
+
+def scored_probes(context: AuditContext, step: Step, relations: dict[str, str | None]) -> list[ScoredProbe]:
+    """The probe scores that a step stands for; none where it did not succeed."""
+    if step.status is not StepStatus.SUCCEEDED or step.source_step_id is None:
+        return []
+    with transaction(context.engine) as session:
+        rows = session.execute(
+            select(ProbeRow).where(col(ProbeRow.step_id) == step.source_step_id).order_by(col(ProbeRow.id))
+        ).scalars()
+        return [
+            ScoredProbe(
+                fact_id=row.fact_id,
+                fact_kind=FactKind(row.fact_kind),
+                probe_kind=ProbeKind(row.probe_kind),
+                probe_index=row.probe_index,
+                arm=Arm(row.arm),
+                tuning_step=row.tuning_step,
+                relation=relations.get(row.fact_id),
+                score=ProbeScore(
+                    first_token=row.first_token,
+                    exact=row.exact,
+                    preference=row.preference,
+                    log_prob_answer=row.log_prob_answer,
+                    log_prob_alternative=row.log_prob_alternative,
+                    alternative_exact=row.alternative_exact,
+                    predicted_token=row.predicted_token,
+                ),
+            )
+            for row in rows
+        ]
+
+
+def problem(step: Step) -> StepProblem:
+    """A step that did not succeed, as the report names it."""
+    return StepProblem(
+        step_id=step.id, title=step.title, status=step.status, cause=step.cause, error=step.error
+    )
+
+
+def provenance(context: AuditContext, steps: list[Step]) -> Provenance:
+    """What it takes to run the audit again."""
+    plan = next(step for step in steps if step.kind is StepKind.PLAN)
+    device = context.language_model.device
+    return Provenance(
+        holdfast_version=version("holdfast"),
+        python_version=sys.version.split()[0],
+        packages={name: version(name) for name in PACKAGES},
+        model=context.audit.model_reference,
+        model_revision=context.language_model.revision,
+        dtype=str(context.language_model.dtype).removeprefix("torch."),
+        edit_set_hash=context.edit_set.content_hash,
+        data_hashes=(plan.outcome or {}).get("data_hashes", {}),
+        seeds=list(context.request.seeds),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        platform=platform.platform(),
+        threads=torch.get_num_threads(),
+    )

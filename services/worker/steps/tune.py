@@ -1,0 +1,58 @@
+"""One trial's fine-tuning, probed at log-spaced steps: the arms `base→tuned` and `edited→tuned`."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from services.worker.language_models.weight_delta import applied
+from services.worker.probing.scoring import score
+from services.worker.steps.context import ArmScores, AuditContext, StepOutcome
+from services.worker.steps.edit import stored_delta
+from services.worker.steps.measured import measured_probes
+from services.worker.tuning.run import tune
+from shared.measurement import Arm
+from shared.tables import Step
+
+
+def run(context: AuditContext, step: Step) -> StepOutcome:
+    """Tune the base or an edited model by a recipe and keep what the probes say along the way."""
+    recipe = next(recipe for recipe in context.request.recipes if recipe.name == step.inputs["recipe"])
+    probes = measured_probes(context)
+    arm = Arm.BASE_TUNED if step.inputs["edit_step"] is None else Arm.EDITED_TUNED
+    arms: list[ArmScores] = []
+
+    def probe(tuning_step: int) -> None:
+        arms.append(ArmScores(arm, tuning_step, probes, score(context.language_model, probes)))
+
+    def progress(done: int, total: int, loss: float | None) -> None:
+        note = f"step {done} of {total}" + (f", loss {loss:.3f}" if loss is not None else "")
+        context.report_progress(step, done / total, note)
+
+    with starting_model(context, step), tempfile.TemporaryDirectory() as workdir:
+        outcome = tune(
+            context.language_model,
+            recipe,
+            context.records(recipe),
+            frozen_blocks=step.inputs["frozen_blocks"],
+            seed=step.inputs["seed"],
+            probe=probe,
+            progress=progress,
+            workdir=Path(workdir),
+        )
+    return StepOutcome(
+        record={
+            "held_out_loss_before": outcome.held_out_loss_before,
+            "held_out_loss_after": outcome.held_out_loss_after,
+            "tokens_seen": outcome.tokens_seen,
+        },
+        arms=arms,
+    )
+
+
+def starting_model(context: AuditContext, step: Step) -> AbstractContextManager[None]:
+    """The base as it is, or with the edit step's delta added while the context lasts."""
+    if step.inputs["edit_step"] is None:
+        return nullcontext()
+    return applied(context.language_model.model, stored_delta(context, step.inputs["edit_step"]))
