@@ -6,8 +6,10 @@ supervisor spawns.
 
 from __future__ import annotations
 
+from services.worker.health import IdleHeartbeat
 from shared.broker import create_celery
 from shared.settings import get_settings
 
 celery = create_celery(get_settings())
 celery.conf.imports = ("services.worker.tasks",)
+celery.steps["worker"].add(IdleHeartbeat)

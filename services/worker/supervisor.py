@@ -21,6 +21,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import OperationalError
 from sqlmodel import col
 
+from services.worker.health import beat
 from shared.leases import Lease, LeaseLost, claim_audit, fenced, renew, return_to_queue
 from shared.settings import Settings
 from shared.states import AuditStatus, Cause
@@ -29,7 +30,6 @@ from shared.tables import Attempt
 log = logging.getLogger(__name__)
 
 CHILD_COMMAND = (sys.executable, "-m", "services.worker.runner")
-HEARTBEAT_FILE = "worker-heartbeat"
 
 
 def drain_queue(engine: Engine, settings: Settings, worker: str, shutting_down: threading.Event) -> None:
@@ -99,7 +99,7 @@ def _watch(
             if time.monotonic() - renewed_at > lease.seconds:
                 raise LeaseLost("the lease could not be renewed in time") from error
             continue
-        (settings.data_directory / HEARTBEAT_FILE).touch()
+        beat(settings)
         if kill_at is None and (status is AuditStatus.CANCELLING or shutting_down.is_set()):
             _signal_group(child, signal.SIGTERM)
             kill_at = time.monotonic() + settings.cancel_grace_seconds
