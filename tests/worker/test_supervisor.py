@@ -151,7 +151,7 @@ def test_cancel_ends_a_running_child_and_the_audit(
 def test_child_is_killed_when_the_lease_is_taken_over(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    servers_of_other_tests = set(psutil.Process().children(recursive=True))
+    servers_of_other_tests = set(psutil.Process().children())
     audit_id = submit(engine)
 
     def take_over() -> None:
@@ -163,7 +163,7 @@ def test_child_is_killed_when_the_lease_is_taken_over(
     supervise(engine, settings, monkeypatch, "time.sleep(600)")
     timer.join()
     assert audit_now(engine, audit_id).status is AuditStatus.RUNNING
-    assert not set(psutil.Process().children(recursive=True)) - servers_of_other_tests
+    assert not set(psutil.Process().children()) - servers_of_other_tests
 
 
 def test_grandchildren_do_not_outlive_the_attempt(
