@@ -37,7 +37,7 @@ clean:
 
 # torch comes first and pinned, so that a build for the CPU that is at hand is taken as it is; a
 # range, or an extra that names torch, would let pip prefer a newer one with all of CUDA.
-$(VENV)/runtime.stamp: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/runtime.stamp: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) $(TORCH)
 	$(INSTALL) -e '.[worker,postgres]'
 	touch $@
@@ -46,7 +46,7 @@ $(VENV)/development.stamp: $(VENV)/runtime.stamp
 	$(INSTALL) -e '.[worker,postgres,dev]'
 	touch $@
 
-$(BIN)/python:
+$(BIN)/pip:
 	python=$$($(MAKE) --silent --no-print-directory python) && $$python -m venv --clear $(VENV)
 
 # The first Python that fits, judged by running it: a version manager's shim may exist and not run.

@@ -12,7 +12,7 @@ from typing import Any
 from services.cli.client import HoldfastClient
 from services.cli.consoles import message_console
 from services.cli.embedded import EmbeddedService
-from services.cli.errors import AuditUnsuccessful, HoldfastError
+from services.cli.errors import AuditUnsuccessful, HoldfastError, ServiceUnreachable
 from services.cli.progress import audit_display
 from services.cli.report_files import fetch_report
 from services.cli.signals import Interrupted, StopSignals
@@ -31,7 +31,7 @@ def audit_elsewhere(client: HoldfastClient, request: Any, out: Path, *, as_json:
     messages.print(f"audit {audit_id} at {client.url}", soft_wrap=True)
     try:
         follow(client, audit_id)
-    except Interrupted:
+    except (Interrupted, ServiceUnreachable):
         messages.print(
             f"The audit goes on. Look at it with 'holdfast report {audit_id} --url {client.url}',"
             f" stop it with 'holdfast cancel {audit_id} --url {client.url}'.",

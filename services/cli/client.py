@@ -14,10 +14,11 @@ from pydantic import BaseModel, ValidationError
 
 from services.cli.errors import HoldfastError, ServiceUnreachable
 from shared.reports import Report
-from shared.views import AuditView, EditorView, EventView, Problem, ResultRow
+from shared.views import AuditView, EventView, Problem, ResultPage, ResultRow
 
 TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 5
+FIRST_PAUSE_SECONDS = 0.2
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 UNAVAILABLE = frozenset({502, 503, 504})
 PAGE_SIZE = 500
@@ -45,11 +46,15 @@ class HoldfastClient:
     ) -> None:
         self.url = url.rstrip("/")
         self._sleep = sleep
+        try:
+            address = httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise ServiceUnreachable(f"'{url}' is no URL", str(error)) from error
         self._http = httpx.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            base_url=address,
+            headers={"Accept": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})},
             timeout=TIMEOUT_SECONDS,
-            trust_env=httpx.URL(self.url).host not in LOOPBACK,  # a proxy cannot reach this machine
+            trust_env=address.host not in LOOPBACK,  # a proxy cannot reach this machine
             transport=transport,
         )
 
@@ -82,18 +87,28 @@ class HoldfastClient:
         """The same report as a page to look at (HTML)."""
         return self._call("GET", f"/audits/{audit_id}/report", headers={"Accept": "text/html"}).text
 
-    def editors(self) -> list[EditorView]:
-        """The editors that the service offers."""
-        items = _json(self._call("GET", "/editors"))
-        return [EditorView.model_validate(item) for item in items]
-
     def results(self, audit_id: str, **filters: str | int) -> Iterator[ResultRow]:
         """Every probe's score, page by page."""
-        yield from self._pages(ResultRow, f"/audits/{audit_id}/results", filters)
+        cursor: str | None = None
+        while True:
+            params = {"limit": PAGE_SIZE, **filters, **({"cursor": cursor} if cursor else {})}
+            answer = self._call("GET", f"/audits/{audit_id}/results", params=params)
+            page = self._parse(ResultPage, answer)
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     def events(self, audit_id: str, after: int = 0) -> Iterator[EventView]:
-        """What has happened to the audit since event `after`."""
-        yield from self._pages(EventView, f"/audits/{audit_id}/events", {"after": after})
+        """What has happened to the audit since event number `after`, up to now."""
+        while True:
+            params = {"after": after, "limit": PAGE_SIZE}
+            events = _json(self._call("GET", f"/audits/{audit_id}/events", params=params))
+            for event in map(EventView.model_validate, events):
+                yield event
+                after = event.sequence
+            if len(events) < PAGE_SIZE:
+                return
 
     def follow(
         self, audit_id: str, *, every_seconds: float = 0.5, check: Callable[[], None] = lambda: None
@@ -112,32 +127,22 @@ class HoldfastClient:
             if not view.status.is_terminal:
                 self._sleep(every_seconds)
 
-    def _pages(self, kind: type[ViewT], path: str, filters: dict[str, str | int]) -> Iterator[ViewT]:
-        cursor: str | None = None
-        while True:
-            params = {"limit": PAGE_SIZE, **filters, **({"cursor": cursor} if cursor else {})}
-            page = _json(self._call("GET", path, params=params))
-            for item in page["items"]:
-                yield kind.model_validate(item)
-            cursor = page["next_cursor"]
-            if cursor is None:
-                return
-
     def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
         for attempt in range(1, ATTEMPTS + 1):
+            last = attempt == ATTEMPTS
             try:
                 response = self._http.request(method, path, **options)
-            except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                if attempt == ATTEMPTS or isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
+            except httpx.TransportError as error:
+                if last or isinstance(error, httpx.UnsupportedProtocol):
                     raise ServiceUnreachable(
                         f"No answer from {self.url}",
                         str(error) or type(error).__name__,
-                        hint="Is the service running there? Start one with 'holdfast serve'.",
+                        hint="Is the service running there? 'holdfast serve' starts one.",
                     ) from error
             else:
-                if response.status_code not in UNAVAILABLE or attempt == ATTEMPTS:
+                if last or response.status_code not in UNAVAILABLE:
                     return self._checked(response)
-            self._sleep(0.1 * 2**attempt)
+            self._sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
         raise AssertionError("the last attempt returns or raises")
 
     def _checked(self, response: httpx.Response) -> httpx.Response:

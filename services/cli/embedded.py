@@ -12,8 +12,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -56,6 +57,18 @@ def gateway_command(fd: int) -> tuple[str, ...]:
     return (*uvicorn, "--fd", str(fd), "--timeout-graceful-shutdown", str(GATEWAY_DRAIN_SECONDS))
 
 
+@dataclass(frozen=True)
+class Commands:
+    """What an embedded service runs.
+
+    gateway: given the descriptor of its listening socket; answers `/readyz` when all is ready.
+    """
+
+    migrations: Sequence[str] = (sys.executable, "-m", "migrations")
+    gateway: Callable[[int], Sequence[str]] = gateway_command
+    worker: Sequence[str] = worker_command()
+
+
 class EmbeddedService:
     """A context: inside it the service is ready at `url`; after it no process is left.
 
@@ -76,11 +89,13 @@ class EmbeddedService:
         host: str = "127.0.0.1",
         port: int = 0,
         tokens: Mapping[str, str] | None = None,
+        commands: Commands = Commands(),
     ) -> None:
         self._directory = data_directory.expanduser().resolve()
         self._signals = signals
         self._address = (host, port)
         self._tokens = tokens
+        self._commands = commands
         self._resources = ExitStack()
         self._processes: Processes | None = None
         self.url = ""
@@ -109,7 +124,7 @@ class EmbeddedService:
         listener = self._resources.enter_context(listen(*self._address))
         self.url = url_of(listener)
         environment = service_environment(os.environ, self._directory, self._tokens)
-        migrate(self._directory, environment)
+        migrate(self._commands.migrations, self._directory, environment)
         self._processes = Processes(
             self._directory,
             environment,
@@ -117,9 +132,9 @@ class EmbeddedService:
             held_fds=(lock.fileno(),),
         )
         fd = listener.fileno()
-        self._processes.start(Command("gateway", gateway_command(fd), fds=(fd,)))
+        self._processes.start(Command("gateway", self._commands.gateway(fd), fds=(fd,)))
         listener.close()  # from now on the port is the gateway's alone
-        self._processes.start(Command("worker", worker_command()))
+        self._processes.start(Command("worker", self._commands.worker))
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
@@ -217,10 +232,10 @@ def service_environment(
     return environment
 
 
-def migrate(directory: Path, environment: Mapping[str, str]) -> None:
+def migrate(command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> None:
     """Bring the directory's database to the schema of this version."""
-    finished = subprocess.run(
-        (sys.executable, "-m", "migrations"),
+    finished = subprocess.run(  # noqa: S603 (our own command)
+        command,
         cwd=directory,
         env=dict(environment),
         stdin=subprocess.DEVNULL,

@@ -24,9 +24,9 @@ from services.cli.wording import (
 from shared.measurement import Arm, FactKind, Mode, ProbeKind
 from shared.reports import ConfigurationReport, Difference, Metric, Mitigation, Report
 
-WIDE = 84  # columns that arms side by side need
+WIDE = 78  # columns that arms side by side need
 DETAILED_AT_MOST = 12  # configurations; more are listed one line each
-KEPT = "kept [95 % interval]"
+KEPT = ("kept [95 %]", "count")
 MetricT = TypeVar("MetricT", Metric, Difference)
 FACT_NAMES = {FactKind.EDIT: "edits", FactKind.CONTROL: "controls"}
 
@@ -74,25 +74,25 @@ def configuration_block(configuration: ConfigurationReport, mode: Mode, *, wide:
         verdict_text(configuration.verdict),
     )
     lines: list[RenderableType] = [title, arms_table(configuration, mode, wide=wide)]
-    lines += [Text(f"  {line}") for line in _decay_lines(configuration, mode)]
+    lines += [_indented(Text(line)) for line in _decay_lines(configuration, mode)]
     for decision in configuration.decisions:
         style = VERDICT_STYLES[decision.verdict]
         why = Text.assemble((f"{decision.verdict}: {rule(decision.rule)}", style), f"  {decision.why}")
-        lines.append(Padding(why, (0, 0, 0, 2)))
+        lines.append(_indented(why))
     return Group(*lines)
 
 
 def arms_table(configuration: ConfigurationReport, mode: Mode, *, wide: bool) -> Table:
     """Share right before and after, for edits and for controls; arms side by side where there is room."""
-    columns = [["", *Arm, KEPT]]
+    columns = [["", *Arm, *KEPT]]
     for fact_kind, retentions in (
         (FactKind.EDIT, configuration.retention_edits),
         (FactKind.CONTROL, configuration.retention_controls),
     ):
         shares = [_share(configuration.shares, arm, fact_kind, mode) for arm in Arm]
-        columns.append([FACT_NAMES[fact_kind], *shares, _kept(_of_mode(retentions, mode))])
+        columns.append([FACT_NAMES[fact_kind], *shares, *_kept(_of_mode(retentions, mode))])
     header, *rows = columns if wide else [list(row) for row in zip(*columns, strict=True)]
-    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table = Table(box=None, padding=(0, 1), header_style="dim")
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left")
     for row in rows:
@@ -122,12 +122,13 @@ def configuration_list(report: Report) -> RenderableType:
 
 def mitigation_table(mitigations: Sequence[Mitigation]) -> RenderableType:
     """What helped, best first, and what it cost."""
-    table = Table(title="Mitigations, best first", title_justify="left", box=None, header_style="dim")
+    title = "Mitigations, best first: points of retention gained; cost in nats per token and in locality"
+    table = Table(title=title, title_justify="left", box=None, header_style="dim")
     table.add_column("", justify="right")
     table.add_column("configuration", overflow="fold")
-    table.add_column("retention gained, points", justify="right")
-    table.add_column("task loss, nats", justify="right")
-    table.add_column("locality lost", justify="right")
+    table.add_column("gained", justify="right")
+    table.add_column("loss", justify="right")
+    table.add_column("locality", justify="right")
     for mitigation in sorted(mitigations, key=lambda mitigation: mitigation.rank):
         loss, locality = mitigation.task_loss_cost, mitigation.locality_cost
         table.add_row(
@@ -146,6 +147,10 @@ def verdict_panel(report: Report) -> RenderableType:
     return Panel(Text(report.why), title=verdict_text(report.verdict), border_style=border)
 
 
+def _indented(text: Text) -> Padding:
+    return Padding(text, (0, 0, 0, 1))
+
+
 def _decay_lines(configuration: ConfigurationReport, mode: Mode) -> Iterable[str]:
     raw = _of_mode(configuration.excess_decay, mode)
     if raw and raw.value is not None:
@@ -159,6 +164,9 @@ def _decay_lines(configuration: ConfigurationReport, mode: Mode) -> Iterable[str
             f"reversion: {reversion.numerator} of {reversion.denominator} lost edits"
             f" went back to the old answer ({percent(reversion.value)})"
         )
+    locality = _of_mode(configuration.locality, mode)
+    if locality and locality.value is not None:
+        yield f"neighbourhood spared by the editor: {percent_with_interval(locality)}"
     losses = [
         (trial.held_out_loss_before, trial.held_out_loss_after)
         for trial in configuration.trials
@@ -181,10 +189,10 @@ def _share(shares: Iterable[Metric], arm: Arm, fact_kind: FactKind, mode: Mode) 
     return NOTHING
 
 
-def _kept(metric: Metric | None) -> str:
+def _kept(metric: Metric | None) -> tuple[str, str]:
     if metric is None or metric.value is None:
-        return NOTHING
-    return f"{percent_with_interval(metric)}  {metric.numerator}/{metric.denominator}"
+        return NOTHING, NOTHING
+    return percent_with_interval(metric), f"{metric.numerator}/{metric.denominator}"
 
 
 def _of_mode(metrics: Iterable[MetricT], mode: Mode) -> MetricT | None:

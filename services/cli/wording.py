@@ -65,13 +65,13 @@ def points_with_interval(difference: Difference) -> str:
     """A difference of shares in percentage points: `+17 [8, 26]`."""
     if difference.value is None:
         return NOTHING
-    return f"{difference.value * 100:+.0f}{_bounds(difference.interval)}"
+    return f"{round(difference.value * 100):+d}{_bounds(difference.interval)}"
 
 
 def _bounds(interval: Interval | None) -> str:
     if interval is None:
         return ""
-    return f" [{interval.low * 100:.0f}, {interval.high * 100:.0f}]"
+    return f" [{round(interval.low * 100)}, {round(interval.high * 100)}]"
 
 
 def verdict_text(verdict: Verdict | None) -> Text:
