@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import sysconfig
+import threading
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 MINIMUM_PARAGRAPH = 40  # characters; shorter ones are headings and fragments
@@ -43,17 +45,25 @@ TUNING_MODULES = (
     "shutil", "smtplib", "socketserver", "statistics", "tempfile", "textwrap", "threading", "unittest.case",
     "unittest.mock",
 )  # fmt: skip
+ONE_PARSER = threading.Lock()  # `ast.parse` in two threads at once can fail in Python 3.11 (gh-106905)
 DOCSTRING_MODULES = PRETRAINING_MODULES + TUNING_MODULES
 
 
 def docstring_paragraphs(modules: Sequence[str]) -> list[str]:
     """Paragraphs of running English in the docstrings of `modules`, each once, in order of appearance.
 
-    A module that this Python does not have is passed over.
+    A module that this Python does not have is passed over. Safe to call from several threads.
     """
+    with ONE_PARSER:
+        return list(cached_paragraphs(tuple(modules)))
+
+
+@cache
+def cached_paragraphs(modules: tuple[str, ...]) -> tuple[str, ...]:
+    """`docstring_paragraphs`, read once per process."""
     sources = (source_of(module) for module in modules)
     texts = (path.read_text(encoding="utf-8") for path in sources if path is not None)
-    return list(dict.fromkeys(filter(is_prose, (found for text in texts for found in paragraphs(text)))))
+    return tuple(dict.fromkeys(filter(is_prose, (found for text in texts for found in paragraphs(text)))))
 
 
 def source_of(module: str) -> Path | None:

@@ -1,0 +1,61 @@
+"""The gateway: `uvicorn --factory services.api.app:create_app`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+
+import anyio
+from fastapi import FastAPI
+
+from services.api import events, openapi, problem_responses
+from services.api.dependencies import Parts
+from services.api.middleware import RequestMiddleware
+from services.api.relay import Relay, Send, broker_sender
+from services.api.routes import audits, editors, service
+from services.api.submissions import ModelInspector, inspect
+from shared.artifacts import ArtifactStore
+from shared.database import create_database_engine
+from shared.settings import Settings, get_settings
+
+
+def create_app(
+    settings: Settings | None = None, *, send: Send | None = None, inspector: ModelInspector = inspect
+) -> FastAPI:
+    """The application; its database must have been migrated.
+
+    send: hands a wake-up to the broker. inspector: examines the model that a request names.
+    """
+    settings = settings or get_settings()
+    settings.data_directory.mkdir(parents=True, exist_ok=True)
+    engine = create_database_engine(settings.resolved_database_url)
+    relay = Relay(engine, settings, send or broker_sender(settings))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        relay.start()
+        try:
+            yield
+        finally:
+            await anyio.to_thread.run_sync(relay.stop)
+            engine.dispose()
+
+    app = FastAPI(
+        title="Holdfast", version=version("holdfast"), lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.state.parts = Parts(
+        settings=settings,
+        engine=engine,
+        store=ArtifactStore(settings.resolved_artifacts_url),
+        relay=relay,
+        inspector=inspector,
+        stream_threads=anyio.CapacityLimiter(events.MAX_POLLS_AT_ONCE),
+    )
+    problem_responses.install(app)
+    for router in (service.router, audits.router, editors.router):
+        app.include_router(router)
+    app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]  # as FastAPI documents it
+    app.add_middleware(RequestMiddleware)
+    return app

@@ -1,0 +1,78 @@
+"""The gateway's background thread: returns lost work to the queue and sends wake-ups to the broker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+
+from shared.broker import create_celery, send_wake_up
+from shared.leases import reap_expired
+from shared.outbox import relay, repeat_unheard_wake_ups
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[str, str], None]
+STOP_SECONDS = 5.0
+
+
+class Relay:
+    """Runs a round every `reconcile_seconds`, and at once when told of new work.
+
+    Nothing that goes wrong ends it: accepting audits depends neither on it nor on the broker.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, send: Send) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._send = send
+        self._work = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the round at hand; a send that hangs is left behind."""
+        self._stopped.set()
+        self._work.set()
+        self._thread.join(STOP_SECONDS)
+
+    def notify(self) -> None:
+        """There is something to send: do not wait for the next round."""
+        self._work.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._work.clear()
+            for task in (self._reap, self._repeat, self._relay):
+                try:
+                    task()
+                except Exception:
+                    log.exception("the relay goes on after an error")
+            self._work.wait(self._settings.reconcile_seconds)
+
+    def _reap(self) -> None:
+        for audit_id in reap_expired(self._engine, self._settings.max_step_attempts):
+            log.warning("audit %s lost its worker and is queued again", audit_id)
+
+    def _repeat(self) -> None:
+        repeat_unheard_wake_ups(self._engine, 2 * self._settings.reconcile_seconds)
+
+    def _relay(self) -> None:
+        relay(self._engine, self._send)
+
+
+def broker_sender(settings: Settings) -> Send:
+    """Sends wake-ups through Celery."""
+    celery = create_celery(settings)
+
+    def send(_kind: str, audit_id: str) -> None:
+        send_wake_up(celery, settings, audit_id)
+
+    return send

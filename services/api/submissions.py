@@ -1,0 +1,209 @@
+"""Accepting an audit: checked whole before anything is written, durable once it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col
+
+from services.api.authentication import Principal
+from services.api.problems import IdempotencyKeyReused, InvalidRequest, ModelUnusable, TrainingDataUnusable
+from services.api.validation import pointer
+from shared.database import database_now, reading, transaction
+from shared.editors import CATALOGUE
+from shared.events import append_event
+from shared.model_references import InspectedModel, ModelNotUsable, inspect_model, parse_model_reference
+from shared.outbox import request_wake_up
+from shared.requests import AuditRequest
+from shared.settings import Settings
+from shared.states import AuditStatus, StepKind, StepStatus
+from shared.tables import Audit, EditSet, Step, new_id
+from shared.training_data import UnusableTrainingData, read_records
+from shared.views import ProblemField
+
+WRITE_ATTEMPTS = 3
+
+ModelInspector = Callable[[str, Settings], InspectedModel]
+
+
+def inspect(reference: str, settings: Settings) -> InspectedModel:
+    """What can be said of the model that `reference` names; raises ModelNotUsable."""
+    return inspect_model(parse_model_reference(reference), settings)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A request as it will be written: by whom, under which key, and its hashes."""
+
+    request: AuditRequest
+    principal: Principal
+    idempotency_key: str | None
+
+    @property
+    def edits(self) -> list[dict[str, Any]]:
+        """The edits as JSON."""
+        edits: list[dict[str, Any]] = self.request.model_dump(mode="json", include={"edits"})["edits"]
+        return edits
+
+    @property
+    def rest(self) -> dict[str, Any]:
+        """The request without its edits, as JSON."""
+        return self.request.model_dump(mode="json", exclude={"edits"})
+
+
+def submit(
+    engine: Engine, settings: Settings, submission: Submission, inspector: ModelInspector = inspect
+) -> str:
+    """Write the audit, or find the one that the same request under the same key made before; its id.
+
+    Raises:
+        ModelUnusable, TrainingDataUnusable, InvalidRequest: it could not be worked on.
+        IdempotencyKeyReused: the key belongs to another request.
+    """
+    edits, rest = submission.edits, submission.rest
+    request_hash = canonical_hash([rest, edits])
+    if (earlier := _earlier(engine, submission, request_hash)) is not None:
+        return earlier
+    model = _check_model(submission.request, settings, inspector)
+    _check_training_data(submission.request, settings)
+    for _ in range(WRITE_ATTEMPTS - 1):
+        try:
+            return _write(engine, submission, request_hash, edits, rest, model)
+        except IntegrityError:  # the same edits or the same key were written at the same moment
+            if (earlier := _earlier(engine, submission, request_hash)) is not None:
+                return earlier
+    return _write(engine, submission, request_hash, edits, rest, model)
+
+
+def canonical_hash(value: Any) -> str:
+    """SHA-256 (hex) of a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _earlier(engine: Engine, submission: Submission, request_hash: str) -> str | None:
+    """The audit that this submitter's key made before."""
+    if submission.idempotency_key is None:
+        return None
+    with reading(engine) as session:
+        found = session.execute(
+            select(col(Audit.id), col(Audit.request_hash)).where(
+                col(Audit.submitter) == submission.principal.submitter,
+                col(Audit.idempotency_key) == submission.idempotency_key,
+            )
+        ).one_or_none()
+    if found is None:
+        return None
+    audit_id, earlier_hash = found
+    if earlier_hash != request_hash:
+        raise IdempotencyKeyReused(submission.idempotency_key)
+    return str(audit_id)
+
+
+def _check_model(request: AuditRequest, settings: Settings, inspector: ModelInspector) -> InspectedModel:
+    try:
+        model = inspector(request.model, settings)
+    except ModelNotUsable as error:
+        raise ModelUnusable(request.model, error.reason) from None
+    if model.block_count is not None:
+        faults = []
+        for index, choice in enumerate(request.editors):
+            chosen = CATALOGUE[choice.name].hyperparameters.model_validate(choice.hyperparameters)
+            try:
+                chosen.edited_layers(model.block_count)
+            except ValueError as error:
+                where = pointer(["editors", index, "hyperparameters", "layers"])
+                faults.append(ProblemField(pointer=where, detail=str(error)))
+        if faults:
+            raise InvalidRequest(faults)
+    return model
+
+
+def _check_training_data(request: AuditRequest, settings: Settings) -> None:
+    faults = []
+    for index, recipe in enumerate(request.recipes):
+        try:
+            read_records(recipe.data, recipe.objective, settings.data_roots)
+        except UnusableTrainingData as error:
+            part: list[str | int] = ["source"] if recipe.data.source else ["records"]
+            if recipe.data.source is None and error.index is not None:
+                part += [error.index]
+            where = pointer(["recipes", index, "data", *part])
+            faults.append(ProblemField(pointer=where, detail=str(error)))
+    if faults:
+        raise TrainingDataUnusable(faults)
+
+
+def _write(
+    engine: Engine,
+    submission: Submission,
+    request_hash: str,
+    edits: list[dict[str, Any]],
+    rest: dict[str, Any],
+    model: InspectedModel,
+) -> str:
+    """Edit set, audit, plan step, first event and wake-up in one transaction."""
+    audit_id, request = new_id(), submission.request
+    with transaction(engine) as session:
+        session.execute(
+            insert(Audit).values(
+                id=audit_id,
+                submitter=submission.principal.submitter,
+                idempotency_key=submission.idempotency_key,
+                request_hash=request_hash,
+                request=rest,
+                edit_set_id=_edit_set(session, edits),
+                model_reference=request.model,
+                model_revision=model.revision,
+                labels=request.labels,
+                priority=request.priority,
+                status=AuditStatus.QUEUED,
+                event_count=0,
+                created_at=database_now(),
+            )
+        )
+        session.execute(
+            insert(Step).values(
+                id=new_id(),
+                audit_id=audit_id,
+                position=0,
+                kind=StepKind.PLAN,
+                title="plan",
+                key=canonical_hash({"plan of audit": audit_id}),  # never shared with another audit
+                needs=[],
+                inputs={},
+                status=StepStatus.PENDING,
+                deaths=0,
+                progress=0.0,
+            )
+        )
+        append_event(session, audit_id, "audit.submitted", model=request.model, edits=len(edits))
+        request_wake_up(session, audit_id)
+    return audit_id
+
+
+def _edit_set(session: Session, edits: list[dict[str, Any]]) -> str:
+    """The id of the edit set with this content; it is written when it is new."""
+    content_hash = canonical_hash(edits)
+    found = session.execute(
+        select(col(EditSet.id)).where(col(EditSet.content_hash) == content_hash)
+    ).scalar_one_or_none()
+    if found is not None:
+        return str(found)
+    edit_set_id = new_id()
+    session.execute(
+        insert(EditSet).values(
+            id=edit_set_id,
+            content_hash=content_hash,
+            edit_count=len(edits),
+            edits=edits,
+            created_at=database_now(),
+        )
+    )
+    return edit_set_id

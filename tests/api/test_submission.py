@@ -1,0 +1,166 @@
+"""An accepted audit is on disk; sending it twice makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+from sqlmodel import SQLModel, col
+from starlette.testclient import TestClient
+
+from shared.database import reading
+from shared.model_references import InspectedModel, parse_model_reference
+from shared.requests import AuditRequest
+from shared.settings import Settings
+from shared.states import AuditStatus, StepKind, StepStatus
+from shared.tables import Audit, EditSet, Event, OutboxMessage, Step
+from tests.api.conftest import MakeClient
+
+Body = dict[str, Any]
+
+
+def count(engine: Engine, table: type[SQLModel]) -> int:
+    with reading(engine) as session:
+        found: int = session.execute(select(func.count()).select_from(table)).scalar_one()
+    return found
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """For what another thread does: the test's own time limit is the deadline."""
+    from time import sleep
+
+    while not condition():
+        sleep(0.01)
+
+
+def test_accepted_audit_is_answered_with_its_location(client: TestClient, request_body: Body) -> None:
+    response = client.post("/audits", json=request_body)
+    assert response.status_code == 202
+    assert response.headers["Location"] == f"/audits/{response.json()['id']}"
+
+
+def test_accepted_audit_is_queued_with_its_plan_step(client: TestClient, request_body: Body) -> None:
+    audit = client.post("/audits", json=request_body).json()
+    assert (audit["status"], audit["queue_position"]) == ("queued", 1)
+    assert [(step["kind"], step["status"]) for step in audit["steps"]] == [("plan", "pending")]
+
+
+def test_everything_about_an_audit_is_written_when_the_answer_comes(
+    client: TestClient, engine: Engine, request_body: Body
+) -> None:
+    audit_id = client.post("/audits", json=request_body).json()["id"]
+    with reading(engine) as session:
+        audit = session.get_one(Audit, audit_id)
+        step = session.execute(select(Step)).scalar_one()
+        event = session.execute(select(Event)).scalar_one()
+        message = session.execute(select(OutboxMessage)).scalar_one()
+    assert audit.status is AuditStatus.QUEUED
+    assert (step.audit_id, step.kind, step.position, step.status) == (
+        audit_id,
+        StepKind.PLAN,
+        0,
+        StepStatus.PENDING,
+    )
+    assert (event.sequence, event.kind, message.audit_id) == (1, "audit.submitted", audit_id)
+
+
+def test_stored_request_and_edit_set_make_up_the_request_again(
+    client: TestClient, engine: Engine, request_body: Body
+) -> None:
+    audit_id = client.post("/audits", json=request_body).json()["id"]
+    with reading(engine) as session:
+        audit = session.get_one(Audit, audit_id)
+        edit_set = session.get_one(EditSet, audit.edit_set_id)
+    again = AuditRequest.model_validate({**audit.request, "edits": edit_set.edits})
+    assert again == AuditRequest.model_validate(request_body)
+
+
+def test_workers_are_told_at_once(client: TestClient, request_body: Body, sent: list[str]) -> None:
+    audit_id = client.post("/audits", json=request_body).json()["id"]
+    wait_for(lambda: sent == [audit_id])
+
+
+def test_audit_is_accepted_while_the_broker_is_away(
+    make_client: MakeClient, engine: Engine, request_body: Body
+) -> None:
+    def refuse(_kind: str, _audit_id: str) -> None:
+        raise ConnectionError("the broker is away")
+
+    client = make_client(send=refuse)
+    assert client.post("/audits", json=request_body).status_code == 202
+    assert count(engine, Audit) == 1
+
+
+def test_same_key_and_same_request_make_one_audit(
+    client: TestClient, engine: Engine, request_body: Body
+) -> None:
+    headers = {"Idempotency-Key": "once"}
+    first, second = (client.post("/audits", json=request_body, headers=headers) for _ in range(2))
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.json()["id"] == second.json()["id"]
+    assert count(engine, Audit) == 1
+
+
+def test_order_of_keys_does_not_make_it_another_request(client: TestClient, request_body: Body) -> None:
+    headers = {"Idempotency-Key": "once"}
+    backwards = dict(reversed(request_body.items()))
+    ids = {
+        client.post("/audits", json=body, headers=headers).json()["id"] for body in (request_body, backwards)
+    }
+    assert len(ids) == 1
+
+
+def test_same_key_with_another_request_is_a_conflict(client: TestClient, request_body: Body) -> None:
+    headers = {"Idempotency-Key": "once"}
+    client.post("/audits", json=request_body, headers=headers)
+    response = client.post("/audits", json={**request_body, "seeds": [1]}, headers=headers)
+    assert (response.status_code, response.json()["type"]) == (409, "/problems/idempotency-key-reused")
+
+
+def test_same_key_sent_at_once_makes_one_audit(
+    client: TestClient, engine: Engine, request_body: Body
+) -> None:
+    def post(_: int) -> str:
+        response = client.post("/audits", json=request_body, headers={"Idempotency-Key": "once"})
+        audit_id: str = response.json()["id"]
+        return audit_id
+
+    with ThreadPoolExecutor(6) as pool:
+        ids = set(pool.map(post, range(6)))
+    assert (len(ids), count(engine, Audit)) == (1, 1)
+
+
+def test_requests_without_a_key_make_an_audit_each(
+    client: TestClient, engine: Engine, request_body: Body
+) -> None:
+    for _ in range(2):
+        client.post("/audits", json=request_body)
+    assert count(engine, Audit) == 2
+
+
+def test_same_edits_sent_at_once_are_stored_once(
+    client: TestClient, engine: Engine, request_body: Body
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: client.post("/audits", json=request_body), range(4)))
+    assert [answer.status_code for answer in answers] == [202] * 4
+    assert (count(engine, Audit), count(engine, EditSet)) == (4, 1)
+
+
+def test_revision_found_at_submission_is_kept(make_client: MakeClient, request_body: Body) -> None:
+    def inspect(text: str, _: Settings) -> InspectedModel:
+        return InspectedModel(parse_model_reference(text), "a" * 40, "gpt2", "GPT2LMHeadModel", 6)
+
+    client = make_client(inspector=inspect)
+    body = {**request_body, "model": "hf:org/name"}
+    assert client.post("/audits", json=body).json()["model_revision"] == "a" * 40
+
+
+def test_text_in_any_script_is_stored_as_sent(client: TestClient, engine: Engine, request_body: Body) -> None:
+    request_body["edits"][0]["target_new"] = "リヨン 🦁 Ľyón"
+    client.post("/audits", json=request_body)
+    with reading(engine) as session:
+        edits = session.execute(select(col(EditSet.edits))).scalar_one()
+    assert edits[0]["target_new"] == "リヨン 🦁 Ľyón"
