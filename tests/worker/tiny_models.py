@@ -34,6 +34,7 @@ WORDS = [
     *("house", "letter", "quiet", "road", ".", ",", "?", "who", "where"),
 ]
 VOCABULARY_SIZE = 160
+MATRIX_SCALE = 6.0  # from initial weights to ones whose outputs differ visibly
 
 
 def tiny_tokenizer(*, adds_bos: bool = False, pad_token: str | None = None) -> PreTrainedTokenizerFast:
@@ -106,5 +107,5 @@ def tiny_model(family: str, *, seed: int = 0) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
-                parameter.mul_(6.0)
+                parameter.mul_(MATRIX_SCALE)
     return model.eval()

@@ -50,9 +50,9 @@ def generate_contexts(language_model: LanguageModel, *, count: int, length: int,
     words = [SEED_WORDS[index % len(SEED_WORDS)] for index in range(count)]
     prompts = encode_prompts(language_model.tokenizer, words)
     drawn = sample_continuations(language_model, prompts, max(1, length - 1), seeded(language_model, seed))
+    whole = [[*prompt, *row] for prompt, row in zip(prompts, drawn.tolist(), strict=True)]
     texts = [
-        tidy(word + str(language_model.tokenizer.decode(row)))
-        for word, row in zip(words, drawn.tolist(), strict=True)
+        tidy(str(text)) for text in language_model.tokenizer.batch_decode(whole, skip_special_tokens=True)
     ]
     return Contexts(groups=((SLOT,), tuple(f"{text}. {SLOT}" for text in texts)))
 

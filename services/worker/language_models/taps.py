@@ -31,7 +31,8 @@ def read_taps(model: PreTrainedModel, batch: TokenBatch, taps: Sequence[Tap]) ->
     read: dict[Tap, Tensor] = {}
 
     def keep(tap: Tap, value: Tensor) -> None:
-        read[tap] = value.detach()
+        # OPT flattens its batch inside a block.
+        read[tap] = value.detach().reshape(*batch.input_ids.shape, value.shape[-1])
         if len(read) == len(set(taps)):
             raise _EverythingRead
 

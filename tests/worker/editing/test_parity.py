@@ -12,7 +12,9 @@ from services.worker.editing.key_statistics import NO_STATISTICS
 from services.worker.editing.memit import LayerUpdate, Memit, update_layers
 from services.worker.editing.target_optimisation import TargetVectors, optimise_targets
 from services.worker.editing.target_requests import target_requests
+from services.worker.language_models.weight_delta import applied
 from shared.editors import ConstrainedFineTuningHyperparameters, MemitHyperparameters
+from tests.worker.editing.cases import target_log_probs
 from tests.worker.editing.parity import Parity, load_parity, relative_error, relative_errors
 
 KEY_TOLERANCE = 1e-5  # one forward pass apart
@@ -95,6 +97,13 @@ def test_memit_weight_deltas_agree_in_every_layer(memit_run: MemitRun) -> None:
         actual = memit_run.outcome.delta.parameters[update.parameter].dense(CPU)
         expected = memit_run.parity.expected[f"layer{update.layer}.delta"]
         assert relative_error(actual, expected) < DELTA_TOLERANCE
+
+
+def test_memit_edits_of_trained_models_take_on_the_whole(memit_run: MemitRun) -> None:
+    language_model, edits = memit_run.parity.language_model, memit_run.parity.edits
+    before = target_log_probs(language_model, edits)
+    with applied(language_model.model, memit_run.outcome.delta):
+        assert (target_log_probs(language_model, edits) - before).mean() > 3
 
 
 @pytest.fixture(scope="module")
