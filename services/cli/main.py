@@ -182,8 +182,11 @@ def exit_with(verdict: Verdict, *, exit_code: bool) -> None:
 
 def print_status(console: Console, view: AuditView) -> None:
     """Print an audit's state, verdict and steps."""
-    status_text = Text(view.status, style=STATUS_STYLES.get(view.status, "cyan"))
-    console.print(Text(f"audit {view.id}  "), status_text, verdict_text(view.verdict), soft_wrap=True)
+    headline = Text(f"audit {view.id}  ")
+    headline.append(view.status, style=STATUS_STYLES.get(view.status, "cyan"))
+    if view.verdict:
+        headline.append("  ").append_text(verdict_text(view.verdict))
+    console.print(headline, soft_wrap=True)
     console.print(f"{view.model}, {view.edit_count} edits, {percent(view.progress)} done", soft_wrap=True)
     if view.error:
         console.print(Text(view.error, style="red"), soft_wrap=True)

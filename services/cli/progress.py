@@ -101,8 +101,8 @@ def step_line(step: StepView) -> Text:
     """A step in one line: mark, title, remark."""
     mark, style = STEP_MARKS[step.status]
     line = Text.assemble((mark, style), " ", step.title)
-    if step.status is StepStatus.PENDING:
-        line.append("  goes back to the queue: its worker was lost", style="yellow")
+    if step.status is StepStatus.PENDING and step.deaths:
+        line.append("  runs again: its worker was lost", style="yellow")
     elif remark := step_remark(step):
         line.append(f"  {remark}", style="red" if step.status is StepStatus.FAILED else "dim")
     return line

@@ -60,10 +60,10 @@ def test_skipped_step_is_told_with_its_reason() -> None:
     assert lines(with_step(StepStatus.SKIPPED)) == ["− step 1  skipped: a step it needs failed"]
 
 
-def test_step_whose_worker_was_lost_is_told_to_wait_again() -> None:
+def test_step_whose_worker_was_lost_is_told_to_run_again() -> None:
     views = [with_step(StepStatus.RUNNING), with_step(StepStatus.PENDING, deaths=1)]
 
-    assert lines(*views)[-1] == "· step 1  goes back to the queue: its worker was lost"
+    assert lines(*views)[-1] == "· step 1  runs again: its worker was lost"
 
 
 def test_place_in_the_queue_is_told_when_it_changes() -> None:
