@@ -32,6 +32,7 @@ WORDS = [
     *("The", "Home", "town", "of", "lives", "in", "the", "city", "and", "was", "born", "plays", "sport"),
     *("is", "a", "old", "new", "river", "market", "because", "he", "She", "they", "walked", "saw", "small"),
     *("house", "letter", "quiet", "road", ".", ",", "?", "who", "where"),
+    *("Therefore", "Because", "I", "You"),
 ]
 VOCABULARY_SIZE = 160
 MATRIX_SCALE = 6.0  # from initial weights to ones whose outputs differ visibly
