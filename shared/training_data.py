@@ -249,8 +249,8 @@ def content_hash(records: Iterable[TextRecord | InstructionRecord]) -> str:
 
 
 def split_held_out(
-    records: Sequence[Record], share: float, seed: int = 0
-) -> tuple[list[Record], list[Record]]:
+    records: Sequence[TextRecord | InstructionRecord], share: float, seed: int = 0
+) -> tuple[list[TextRecord | InstructionRecord], list[TextRecord | InstructionRecord]]:
     """Records to train on and records held out: about `share` of them, at least one distinct on each side.
 
     Which side a record falls on follows from its content and the seed, never from its position, and

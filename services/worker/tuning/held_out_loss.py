@@ -1,0 +1,49 @@
+"""The fine-tuning task's own loss on records held out of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from services.worker.language_models.batching import PaddingSide, pad, split_by_tokens
+from services.worker.language_models.loading import LanguageModel
+from services.worker.tuning.objectives import UNSCORED, Example, TokenDataset
+
+TOKENS_PER_BATCH = 4096
+
+
+def held_out_loss(
+    language_model: LanguageModel, dataset: TokenDataset, token_budget: int = TOKENS_PER_BATCH
+) -> float:
+    """Mean cross entropy over all scored tokens of the dataset, in nats per token.
+
+    The mean is weighted by token, so how examples fall into batches of at most `token_budget` padded
+    tokens does not matter. The model is to be in evaluation mode.
+    """
+    total, scored = 0.0, 0
+    for batch in split_by_tokens([len(example.input_ids) for example in dataset.examples], token_budget):
+        examples = [dataset.examples[index] for index in batch]
+        total += summed_loss(language_model, examples)
+        scored += sum(example.scored_tokens for example in examples)
+    return total / scored
+
+
+@torch.inference_mode()
+def summed_loss(
+    language_model: LanguageModel, examples: Sequence[Example], side: PaddingSide = "right"
+) -> float:
+    """Cross entropy summed over the scored tokens of one padded batch, in nats."""
+    tokens = pad([example.input_ids for example in examples], language_model.pad_token_id, side)
+    tokens = tokens.to(language_model.device)
+    labels = pad([example.labels for example in examples], UNSCORED, side).input_ids
+    targets = labels[:, 1:].to(language_model.device)
+    arguments = tokens.forward_arguments(language_model.model)
+    logits = language_model.model(**arguments, use_cache=False).logits[
+        :, :-1
+    ]  # (batch, sequence − 1, vocabulary)
+    losses = cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=UNSCORED, reduction="none"
+    )
+    return float(losses.double().sum())
