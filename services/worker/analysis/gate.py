@@ -200,7 +200,9 @@ def sentence(
     if facts_needed is None:
         remedy = f"more than {MAX_FACTS_NEEDED:,} edits would be needed to settle it"
     else:
-        remedy = f"about {facts_needed:,} edits would settle it at this estimate, {found.facts:,} were probed"
+        remedy = (
+            f"about {facts_needed:,} edits would settle it at this estimate ({found.facts:,} were probed)"
+        )
     return f"{told}; {wanted} is required and the 95 % bound is {number(bound)}, so {remedy}."
 
 

@@ -110,6 +110,7 @@ def simulated_trials(
     controls_kept: float,
     edits: int = 60,
     controls: int = 120,
+    spared_of_nine: int = 8,
     loss_after: float = 3.0,
 ) -> list[Trial]:
     """Trials over all four arms with three probed steps; facts have a lifetime that seeds share."""
@@ -148,7 +149,7 @@ def simulated_trials(
         add(Arm.BASE, FactKind.CONTROL, ProbeKind.REWRITE, everything, 0)
         add(Arm.EDITED, FactKind.EDIT, ProbeKind.REWRITE, taken, 0)
         add(Arm.EDITED, FactKind.EDIT, ProbeKind.PARAPHRASE, taken & (np.arange(edits) % 4 > 0), 0)
-        add(Arm.EDITED, FactKind.EDIT, ProbeKind.NEIGHBORHOOD, np.arange(edits) % 8 > 0, 0)
+        add(Arm.EDITED, FactKind.EDIT, ProbeKind.NEIGHBORHOOD, np.arange(edits) % 9 < spared_of_nine, 0)
         add(Arm.EDITED, FactKind.CONTROL, ProbeKind.REWRITE, np.arange(controls) % 15 > 0, 0)
         for number, step in enumerate(steps, start=1):
             share = number / len(steps)
@@ -235,6 +236,7 @@ def synthetic_audit() -> AuditFindings:
                 (0, 1, 2),
                 kept=min(0.97, share + 0.08 * frozen),
                 controls_kept=0.93,
+                spared_of_nine=7 if paraphrases else 8,
                 loss_after=3.0 + 0.05 * frozen + 0.002 * paraphrases,
             )
     lost = trials[-1]
