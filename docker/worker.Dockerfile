@@ -27,6 +27,8 @@ FROM python:${PYTHON}
 COPY --from=build /venv /venv
 # What a named volume is mounted on lends the new volume its owner.
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin holdfast \
-    && install --directory --owner=holdfast --group=holdfast /artifacts /data /data/hub /data/statistics
-ENV PATH=/venv/bin:$PATH HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+    && install --directory --owner=holdfast --group=holdfast \
+        /artifacts /data /data/hub /data/statistics /scratch
+ENV PATH=/venv/bin:$PATH HOME=/tmp TMPDIR=/scratch MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001

@@ -22,15 +22,17 @@ class Settings(BaseSettings):
     data_roots: tuple[Path, ...] = Field((), description="Directories that `file:` records may lie under.")
     hub_endpoint: str | None = Field(None, description="Base URL of the model hub; None is the public one.")
     hub_token: SecretStr | None = Field(None, description="Token for gated or private models on the hub.")
-    hub_timeout_seconds: float = 10.0
+    hub_timeout_seconds: float = Field(10.0, gt=0, description="How long the hub may stay silent.")
     tokens: dict[str, SecretStr] = Field(
         default_factory=dict, description="Submitter → bearer token (JSON). Empty: anyone who can connect."
     )
-    max_body_bytes: int = 32 * 2**20
+    max_body_bytes: int = Field(32 * 2**20, gt=0, description="Largest request that the gateway reads.")
     device: str = Field("auto", description="`auto`, `cpu` or `cuda[:n]`.")
     threads: int = Field(0, ge=0, description="CPU threads of a worker's child; 0 leaves it to torch.")
-    lease_seconds: float = Field(30.0, gt=0)
-    heartbeat_seconds: float = Field(5.0, gt=0)
+    lease_seconds: float = Field(
+        30.0, gt=0, description="Silence of a worker after which its audit goes back to the queue."
+    )
+    heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker renews its lease.")
     cancel_grace_seconds: float = Field(10.0, gt=0, description="From SIGTERM to SIGKILL of the child.")
     reconcile_seconds: float = Field(5.0, gt=0, description="How often unclaimed audits are announced again.")
     max_step_attempts: int = Field(3, ge=1, description="Deaths of a step after which it fails for good.")

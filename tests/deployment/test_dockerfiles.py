@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment.compose import ROOT
+from tests.deployment.compose import CLUSTER, ROOT, load
 
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 Instruction = tuple[str, str]
@@ -108,6 +108,24 @@ def test_worker_image_holds_the_worker_and_its_dependencies() -> None:
     dockerfile = ROOT / "docker" / "worker.Dockerfile"
     assert "'.[postgres,worker]'" in " ".join(rest for _, rest in instructions(dockerfile))
     assert {"shared", "services/worker", "services/cli"} <= set(copied(dockerfile))
+
+
+def test_worker_image_owns_the_places_where_volumes_are_mounted() -> None:
+    volumes = load(CLUSTER)["services"]["worker"]["volumes"]
+    named = [volume.split(":")[1] for volume in volumes if not volume.startswith((".", "/"))]
+    made = " ".join(rest for word, rest in last_stage(ROOT / "docker" / "worker.Dockerfile") if word == "RUN")
+    assert set(named) <= set(made.split())
+
+
+def test_temporary_files_of_the_worker_are_not_kept_in_memory() -> None:
+    stage = last_stage(ROOT / "docker" / "worker.Dockerfile")
+    places = [
+        word.partition("=")[2] for _, rest in stage for word in rest.split() if word.startswith("TMPDIR=")
+    ]
+    worker = load(CLUSTER)["services"]["worker"]
+    assert len(places) == 1
+    assert places[0] in {volume.split(":")[1] for volume in worker["volumes"]}
+    assert places[0] not in worker["tmpfs"]
 
 
 def test_worker_image_takes_the_torch_that_was_tested() -> None:
