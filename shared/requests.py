@@ -13,6 +13,7 @@ from shared.recipes import Freeze, Recipe, Strict
 
 MAX_EDITS = 10_000
 MAX_TRIALS = 500
+LABEL_KEY = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$"
 
 
 class EditorChoice(Strict):
@@ -121,9 +122,9 @@ class AuditRequest(Strict):
     controls: Controls = Controls()
     gate: tuple[GateRule, ...] = Field(DEFAULT_GATE, min_length=1, max_length=50)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1, max_length=20)
-    labels: dict[
-        Annotated[str, Field(min_length=1, max_length=63)], Annotated[str, Field(max_length=255)]
-    ] = Field(default_factory=dict, max_length=32)
+    labels: dict[Annotated[str, Field(pattern=LABEL_KEY)], Annotated[str, Field(max_length=255)]] = Field(
+        default_factory=dict, max_length=32
+    )
     priority: int = Field(0, ge=-100, le=100)
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -29,10 +30,8 @@ def count(engine: Engine, table: type[SQLModel]) -> int:
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """For what another thread does: the test's own time limit is the deadline."""
-    from time import sleep
-
     while not condition():
-        sleep(0.01)
+        time.sleep(0.01)
 
 
 def test_accepted_audit_is_answered_with_its_location(client: TestClient, request_body: Body) -> None:

@@ -33,12 +33,13 @@ from services.api.problems import (
 from services.api.submissions import Submission, submit
 from shared.measurement import Arm, FactKind, Mode, ProbeKind
 from shared.reports import Report
+from shared.requests import LABEL_KEY
 from shared.states import AuditStatus, Verdict
 from shared.views import AuditPage, AuditView, EventView, ResultPage
 
 router = APIRouter(prefix="/audits", tags=["audits"])
 
-LABEL = r"^[^:\x00]{1,63}:[^\x00]{0,255}$"
+LABEL = rf"{LABEL_KEY.removesuffix('$')}:[^\x00]{{0,255}}$"
 IDEMPOTENCY_KEY = r"^[!-~]{1,255}$"
 EVENTS_AT_ONCE = 1_000
 Cursor = Annotated[str | None, Query(max_length=1_000, description="`next_cursor` of the page before.")]
