@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from services.worker.analysis.intervals import Share, exact_bounds, exact_difference_bounds, share_of
 from services.worker.analysis.retention import efficacy, locality, retention, reversion
 from services.worker.analysis.wording import percent, points
-from shared.measurement import FactKind
+from shared.measurement import Arm, FactKind
 from shared.reports import RuleDecision
 from shared.states import Verdict
 
@@ -32,6 +32,7 @@ SHARES: dict[str, tuple[str, Callable[[Sequence[Trial], GateRule], FactCounts]]]
     "efficacy": ("efficacy of the editor", lambda trials, rule: efficacy(trials, rule.mode)),
     "locality": ("locality of the edits", lambda trials, rule: locality(trials, rule.mode)),
 }
+AFTER_TUNING = frozenset({"retention", EXCESS_DECAY, "reversion"})
 NOTHING_MEASURED = {
     "retention": "no edit was right just before tuning",
     "reversion": "no edit was lost",
@@ -89,15 +90,17 @@ def decide(rule: GateRule, trials: Sequence[Trial]) -> RuleDecision:
 
 def evidence(rule: GateRule, trials: Sequence[Trial]) -> Evidence | str:
     """What the rule's metric was found to be, or why it could not be measured."""
-    if not any(trial.arms for trial in trials):
-        return "none of its trials was measured"
+    if not any(trial.ran(Arm.EDITED) for trial in trials):
+        return "the edited model was not measured"
+    if rule.metric in AFTER_TUNING and not any(trial.ran(Arm.EDITED_TUNED) for trial in trials):
+        return "no fine-tuning of the edited model was measured"
     facts = max(1, len(efficacy(trials, rule.mode).facts))
     if rule.metric == EXCESS_DECAY:
         edits, controls = (retention(trials, kind, rule.mode) for kind in (FactKind.EDIT, FactKind.CONTROL))
         edit_share, control_share = share_of(edits), share_of(controls)
         if edit_share is None or control_share is None:
             side = "edit" if edit_share is None else "control fact"
-            return f"no {side} was right just before tuning{tuning_is_missing(trials)}"
+            return f"no {side} was right just before tuning"
         counted = (
             f"controls {controls.numerator} of {controls.denominator}, "
             f"edits {edits.numerator} of {edits.denominator} kept"
@@ -113,17 +116,13 @@ def evidence(rule: GateRule, trials: Sequence[Trial]) -> Evidence | str:
     counts = SHARES[rule.metric][1](trials, rule)
     share = share_of(counts)
     if share is None:
-        return NOTHING_MEASURED[rule.metric] + tuning_is_missing(trials)
+        return NOTHING_MEASURED[rule.metric]
     return Evidence(
         estimate=share.value,
         counted=f"{counts.numerator} of {counts.denominator}",
         facts=max(facts, len(counts.facts)),
         bounds_at=lambda factor: exact_bounds(scaled(share, factor)),
     )
-
-
-def tuning_is_missing(trials: Sequence[Trial]) -> str:
-    return "" if any(trial.tuned for trial in trials) else ", as no tuning run succeeded"
 
 
 def scaled(share: Share, factor: float) -> Share:

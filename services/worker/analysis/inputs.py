@@ -69,10 +69,9 @@ class Trial:
         """Optimiser steps after which the arm was probed, in order."""
         return sorted(step for indexed_arm, step in self._index if indexed_arm is arm)
 
-    @property
-    def tuned(self) -> bool:
-        """Whether the edited model was tuned and probed afterwards."""
-        return bool(self.arms.get(Arm.EDITED_TUNED))
+    def ran(self, arm: Arm) -> bool:
+        """Whether anything was scored at the arm."""
+        return bool(self.arms.get(arm))
 
     @cached_property
     def relations(self) -> dict[str, str | None]:

@@ -10,15 +10,6 @@ from services.worker.language_models.loading import LanguageModel
 from shared.measurement import Probe
 
 
-class ProbeTooLong(Exception):
-    """A prompt and answer that have more tokens than the model has positions."""
-
-    def __init__(self, prompt: str, tokens: int, limit: int) -> None:
-        super().__init__(f"{tokens} tokens exceed the model's {limit} positions: '{prompt[:80]}'")
-        self.tokens = tokens
-        self.limit = limit
-
-
 @dataclass(frozen=True)
 class Continuation:
     """A target after a prompt, in token ids; the same pair is scored once however many probes hold it."""
@@ -54,16 +45,5 @@ def encode_continuations(
         alternative = None
         if probe.alternative is not None:
             alternative = Continuation(prompt, target_ids[probe.alternative.strip()])
-        longest = max(len(continuation.inputs) for continuation in (answer, alternative) if continuation)
-        limit = position_limit(language_model)
-        if limit is not None and longest > limit:
-            raise ProbeTooLong(probe.prompt, longest, limit)
         encoded.append((answer, alternative))
     return encoded
-
-
-def position_limit(language_model: LanguageModel) -> int | None:
-    """The most tokens that the model was made for, or None where its configuration does not say."""
-    text_config = language_model.model.config.get_text_config(decoder=True)
-    limit = getattr(text_config, "max_position_embeddings", None)
-    return int(limit) if limit is not None else None

@@ -27,6 +27,15 @@ MAX_LOGITS = 2**27  # held at once: 512 MiB in float32
 LOG_PROB_OF_NOTHING = -1e9
 
 
+class ProbeTooLong(Exception):
+    """A prompt and answer that have more tokens than the model has positions."""
+
+    def __init__(self, prompt: str, tokens: int, limit: int) -> None:
+        super().__init__(f"{tokens} tokens exceed the model's {limit} positions: '{prompt[:80]}'")
+        self.tokens = tokens
+        self.limit = limit
+
+
 @dataclass(frozen=True)
 class ContinuationScore:
     """How a model rates a continuation; the log-probability is the sum over the target's tokens."""
@@ -56,6 +65,7 @@ def score(
     Raises ProbeTooLong when a prompt with its answer exceeds the model's positions.
     """
     encoded = encode_continuations(language_model, probes)
+    check_lengths(language_model, probes, encoded)
     wanted = list(dict.fromkeys(continuation for pair in encoded for continuation in pair if continuation))
     rated = dict(
         zip(wanted, score_continuations(language_model, wanted, token_budget, padding_side), strict=True)
@@ -78,6 +88,20 @@ def score(
     return scores
 
 
+def check_lengths(
+    language_model: LanguageModel,
+    probes: Sequence[Probe],
+    encoded: Sequence[tuple[Continuation, Continuation | None]],
+) -> None:
+    """Raise ProbeTooLong for the first probe that the model has too few positions for."""
+    text_config = language_model.model.config.get_text_config(decoder=True)
+    limit: int | None = getattr(text_config, "max_position_embeddings", None)
+    for probe, pair in zip(probes, encoded, strict=True):
+        longest = max(len(continuation.inputs) for continuation in pair if continuation)
+        if limit is not None and longest > limit:
+            raise ProbeTooLong(probe.prompt, longest, limit)
+
+
 def score_continuations(
     language_model: LanguageModel,
     continuations: Sequence[Continuation],
@@ -91,7 +115,8 @@ def score_continuations(
     inputs = list(by_inputs)
     scored = [sum(len(continuations[index].target) for index in by_inputs[row]) for row in inputs]
     scores: list[ContinuationScore | None] = [None] * len(continuations)
-    with torch.inference_mode(), evaluating(language_model.model):
+    # Not in inference mode: buffers that a model makes in passing may be needed for a backward pass later.
+    with torch.no_grad(), evaluating(language_model.model):
         for batch in split_by_logits(
             split_by_tokens([len(row) for row in inputs], token_budget),
             scored,

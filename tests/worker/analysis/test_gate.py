@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from services.worker.analysis.gate import combine, decide
-from shared.measurement import Mode
+from shared.measurement import Arm, FactKind, Mode
 from shared.reports import RuleDecision
 from shared.requests import GateRule
 from shared.states import Verdict
-from tests.worker.analysis.synthetic import failed_trial, trial
+from tests.worker.analysis.synthetic import failed_trial, rows, trial
 
 RETENTION = GateRule(metric="retention", at_least=0.8)
 EXCESS = GateRule(metric="excess_decay", at_most=0.1)
@@ -86,7 +88,20 @@ def test_seeds_that_repeat_each_other_do_not_settle_a_rule() -> None:
 def test_without_a_measured_trial_the_rule_is_inconclusive_and_says_so() -> None:
     found = decide(RETENTION, [failed_trial(0)])
     assert (found.verdict, found.estimate) == (Verdict.INCONCLUSIVE, None)
-    assert found.why == "Retention of edits (exact) cannot be judged: none of its trials was measured."
+    assert found.why == "Retention of edits (exact) cannot be judged: the edited model was not measured."
+
+
+def test_without_a_measured_tuning_retention_is_inconclusive_and_says_so() -> None:
+    edited = replace(failed_trial(0), arms={Arm.EDITED: rows(Arm.EDITED, FactKind.EDIT, [True] * 30)})
+    found = decide(RETENTION, [edited])
+    assert found.why == (
+        "Retention of edits (exact) cannot be judged: no fine-tuning of the edited model was measured."
+    )
+
+
+def test_without_a_measured_tuning_efficacy_is_judged_all_the_same() -> None:
+    edited = replace(failed_trial(0), arms={Arm.EDITED: rows(Arm.EDITED, FactKind.EDIT, [True] * 30)})
+    assert decide(GateRule(metric="efficacy", at_least=0.5), [edited]).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import torch
 from services.worker.language_models.batching import encode_prompts, encode_target
 from services.worker.language_models.loading import LanguageModel, prepare_language_model
 from services.worker.probing import scoring
-from services.worker.probing.continuations import ProbeTooLong
-from services.worker.probing.scoring import LOG_PROB_OF_NOTHING, score
+from services.worker.probing.scoring import LOG_PROB_OF_NOTHING, ProbeTooLong, score
 from shared.measurement import FactKind, Probe, ProbeKind, ProbeScore
 from tests.worker.tiny_models import CONFIGS, PLACES, SUBJECTS, tiny_model, tiny_tokenizer
 
