@@ -12,7 +12,7 @@ from services.worker.steps.context import ArmScores, AuditContext, StepOutcome
 from services.worker.steps.edit import stored_delta
 from services.worker.steps.measured import measured_probes
 from services.worker.tuning.run import tune
-from shared.measurement import Arm
+from shared.measurement import Arm, ProbeKind
 from shared.tables import Step
 
 
@@ -20,11 +20,13 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
     """Tune the base or an edited model by a recipe and keep what the probes say along the way."""
     recipe = next(recipe for recipe in context.request.recipes if recipe.name == step.inputs["recipe"])
     probes = measured_probes(context)
+    followed = [probe for probe in probes if probe.probe_kind is ProbeKind.REWRITE]  # the curves need no more
     arm = Arm.BASE_TUNED if step.inputs["edit_step"] is None else Arm.EDITED_TUNED
     arms: list[ArmScores] = []
 
     def probe(tuning_step: int) -> None:
-        arms.append(ArmScores(arm, tuning_step, probes, score(context.language_model, probes)))
+        asked = probes if tuning_step == recipe.steps else followed
+        arms.append(ArmScores(arm, tuning_step, asked, score(context.language_model, asked)))
 
     def progress(done: int, total: int, loss: float | None) -> None:
         note = f"step {done} of {total}" + (f", loss {loss:.3f}" if loss is not None else "")
