@@ -22,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import col
 
 from services.worker.health import beat
+from shared.database import transaction
 from shared.leases import Lease, LeaseLost, claim_audit, fenced, renew, return_to_queue
 from shared.settings import Settings
 from shared.states import AuditStatus, Cause
@@ -51,7 +52,8 @@ def supervise(engine: Engine, settings: Settings, lease: Lease, shutting_down: t
         _hand_lease_over(child, lease)
         asked_to_stop = _watch(child, engine, settings, lease, shutting_down)
     except LeaseLost as lost:
-        log.warning("%s", lost)
+        if not _has_ended(engine, lease):
+            log.warning("%s", lost)
         return
     finally:
         _kill_group(child)
@@ -103,6 +105,13 @@ def _watch(
         if kill_at is None and (status is AuditStatus.CANCELLING or shutting_down.is_set()):
             _signal_group(child, signal.SIGTERM)
             kill_at = time.monotonic() + settings.cancel_grace_seconds
+
+
+def _has_ended(engine: Engine, lease: Lease) -> bool:
+    """Whether the child itself ended the attempt, and was only about to exit."""
+    with transaction(engine) as session:
+        attempt = session.get_one(Attempt, lease.attempt_id)
+        return attempt.lease_token == lease.token and attempt.ended_at is not None and attempt.error is None
 
 
 def _next_look(settings: Settings, shutting_down: threading.Event, kill_at: float | None) -> float:
