@@ -20,6 +20,8 @@ from shared.artifacts import ArtifactStore
 from shared.database import create_database_engine
 from shared.settings import Settings, get_settings
 
+ROUTERS = (service.router, audits.router, editors.router)
+
 
 def create_app(
     settings: Settings | None = None, *, send: Send | None = None, inspector: ModelInspector = inspect
@@ -53,8 +55,8 @@ def create_app(
         inspector=inspector,
         stream_threads=anyio.CapacityLimiter(events.MAX_POLLS_AT_ONCE),
     )
-    problem_responses.install(app)
-    for router in (service.router, audits.router, editors.router):
+    problem_responses.install(app, ROUTERS)
+    for router in ROUTERS:
         app.include_router(router)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]  # as FastAPI documents it
     app.add_middleware(RequestMiddleware)

@@ -33,7 +33,7 @@ def after(engine: Engine, principal: Principal, audit_id: str, sequence: int, li
     return poll(engine, audit_id, sequence, limit)[0]
 
 
-def poll(engine: Engine, audit_id: str, sequence: int, limit: int = BATCH) -> tuple[list[EventView], bool]:
+def poll(engine: Engine, audit_id: str, sequence: int, limit: int) -> tuple[list[EventView], bool]:
     """The next events, and whether none can follow them."""
     with reading(engine) as session:
         query = select(Event).where(col(Event.audit_id) == audit_id, col(Event.sequence) > sequence)
@@ -54,7 +54,9 @@ async def stream(
     """
     ended = False
     while not ended:
-        events, ended = await anyio.to_thread.run_sync(poll, engine, audit_id, sequence, limiter=threads)
+        events, ended = await anyio.to_thread.run_sync(
+            poll, engine, audit_id, sequence, BATCH, limiter=threads
+        )
         for event in events:
             sequence = event.sequence
             yield ServerSentEvent(id=str(sequence), event=event.kind, data=event.model_dump_json(), sep="\n")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from services.api.problems import InvalidRequest, MethodNotAllowed, PageNotFound, ProblemError
 from services.api.validation import parameter_faults
@@ -55,7 +57,7 @@ def problem_response(
     return JSONResponse(body.model_dump(), status, headers, media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     """Have every error of the application answered as a problem."""
 
     @app.exception_handler(ProblemError)
@@ -74,6 +76,8 @@ def install(app: FastAPI) -> None:
             return as_response(missing, _request_id(request))
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             detail = f"{request.method} is not possible here."
+            if allowed := methods_of(request.scope["path"], routers):
+                headers["Allow"] = ", ".join(allowed)
             return as_response(MethodNotAllowed(detail, headers=headers), _request_id(request))
         return problem_response(
             type_uri="about:blank",
@@ -83,6 +87,17 @@ def install(app: FastAPI) -> None:
             request_id=_request_id(request),
             headers=headers,
         )
+
+
+def methods_of(path: str, routers: Sequence[APIRouter]) -> list[str]:
+    """Every method that `path` has; the framework itself names those of one route only."""
+    return sorted(
+        method
+        for router in routers
+        for route in router.routes
+        if isinstance(route, Route) and route.path_regex.match(path)
+        for method in route.methods or ()
+    )
 
 
 def problems(*kinds: type[ProblemError]) -> dict[int | str, dict[str, Any]]:

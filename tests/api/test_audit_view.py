@@ -119,9 +119,8 @@ def test_steps_are_shown_in_order_with_their_progress(client: TestClient, engine
 
 def test_step_that_stands_for_an_earlier_one_is_marked_as_reused(client: TestClient, engine: Engine) -> None:
     first, second = add_audit(engine), add_audit(engine)
-    done = {"kind": StepKind.BASE, "status": StepStatus.SUCCEEDED}
-    source = add_step(engine, first, **done)
-    add_step(engine, second, **done, source_step_id=source)
+    source = add_step(engine, first, kind=StepKind.BASE, status=StepStatus.SUCCEEDED)
+    add_step(engine, second, kind=StepKind.BASE, status=StepStatus.SUCCEEDED, source_step_id=source)
     reused = [client.get(f"/audits/{audit_id}").json()["steps"][0]["reused"] for audit_id in (first, second)]
     assert reused == [False, True]
 

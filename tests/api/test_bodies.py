@@ -129,7 +129,11 @@ def post_chunks(client: TestClient, headers: list[tuple[bytes, bytes]]) -> tuple
         "client": ("test", 1),
         "server": ("test", 80),
     }
-    asyncio.run(client.app(scope, receive, send))
+
+    async def call() -> None:
+        await client.app(scope, receive, send)
+
+    asyncio.run(call())
     return statuses[0], chunks_read
 
 

@@ -146,7 +146,7 @@ def get_events(
     resumed = events.last_event_id(last_event_id)
     start = after if resumed is None else resumed
     events.after(parts.engine, principal, audit_id, start, 1)
-    following, ended = events.poll(parts.engine, audit_id, start)
+    following, ended = events.poll(parts.engine, audit_id, start, 1)
     if ended and not following:
         return Response(status_code=204)  # tells an EventSource not to connect again
     return EventSourceResponse(
