@@ -1,0 +1,85 @@
+"""Plain English: prose from the standard library's docstrings, or from a text file."""
+
+import ast
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+
+# Modules with much prose. They are parsed, never imported.
+MODULES = (
+    "abc", "argparse", "ast", "asyncio.base_events", "asyncio.events", "asyncio.locks", "asyncio.queues",
+    "asyncio.streams", "asyncio.tasks", "base64", "bdb", "bisect", "calendar", "cmd", "code", "codecs",
+    "collections", "concurrent.futures._base", "concurrent.futures.process", "configparser", "contextlib",
+    "copy", "csv", "datetime", "decimal", "difflib", "dis", "doctest", "email.charset", "email.header",
+    "email.headerregistry", "email.message", "email.policy", "email.utils", "enum", "filecmp", "fileinput",
+    "fnmatch", "fractions", "ftplib", "functools", "gettext", "glob", "gzip", "hashlib", "heapq", "hmac",
+    "html.parser", "http.client", "http.cookiejar", "http.cookies", "http.server", "imaplib",
+    "importlib._bootstrap", "importlib.abc", "importlib.resources", "importlib.util", "inspect", "io",
+    "ipaddress", "json", "json.decoder", "json.encoder", "keyword", "linecache", "locale", "logging",
+    "logging.config", "logging.handlers", "mailbox", "mimetypes", "multiprocessing.managers",
+    "multiprocessing.pool", "netrc", "numbers", "operator", "optparse", "os", "pathlib", "pdb", "pickle",
+    "pickletools", "pkgutil", "platform", "plistlib", "poplib", "posixpath", "pprint", "profile", "pstats",
+    "pydoc", "queue", "random", "re", "reprlib", "sched", "secrets", "selectors", "shelve", "shlex",
+    "shutil", "smtplib", "socket", "socketserver", "ssl", "statistics", "string", "subprocess", "symtable",
+    "tarfile", "tempfile", "textwrap", "threading", "timeit", "tokenize", "trace", "traceback",
+    "tracemalloc", "types", "typing", "unittest.async_case", "unittest.case", "unittest.loader",
+    "unittest.mock", "unittest.result", "urllib.parse", "urllib.request", "urllib.robotparser", "uuid",
+    "warnings", "wave", "weakref", "webbrowser", "wsgiref.handlers", "wsgiref.simple_server",
+    "xml.dom.minidom", "xml.etree.ElementTree", "xml.sax.handler", "xmlrpc.client", "xmlrpc.server",
+    "zipapp", "zipfile", "zipimport",
+)  # fmt: skip
+MINIMUM_WORDS = 8
+HELD_OUT_ONE_IN = 10
+
+
+def prose_paragraphs(text: str) -> list[str]:
+    """Paragraphs that read as sentences, with their whitespace collapsed."""
+    paragraphs = []
+    for block in re.split(r"\n\s*\n", text):
+        if ">>>" in block:
+            continue
+        paragraph = " ".join(block.split())
+        letters = sum(character.isalpha() or character == " " for character in paragraph)
+        if (
+            len(paragraph.split()) >= MINIMUM_WORDS
+            and letters >= 0.85 * len(paragraph)
+            and paragraph.isascii()
+            and paragraph[0].isupper()
+            and paragraph[-1] == "."
+        ):
+            paragraphs.append(paragraph)
+    return paragraphs
+
+
+def docstrings(module: str) -> list[str]:
+    """Docstrings of one module's source, in source order; none where this Python lacks the module."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return []
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented))
+    return [docstring for docstring in found if docstring]
+
+
+def english_paragraphs(source: Path | None = None) -> list[str]:
+    """Distinct paragraphs of a text file, or without one of the standard library's docstrings."""
+    if source is not None:
+        texts = [source.read_text(encoding="utf-8")]
+    else:
+        texts = [docstring for module in MODULES for docstring in docstrings(module)]
+    return list(dict.fromkeys(paragraph for text in texts for paragraph in prose_paragraphs(text)))
+
+
+def is_held_out(paragraph: str) -> bool:
+    """Whether training must not see a paragraph (fixed by its hash)."""
+    return hashlib.sha256(paragraph.encode()).digest()[0] % HELD_OUT_ONE_IN == 0
+
+
+def training_english(source: Path | None = None) -> list[str]:
+    return [paragraph for paragraph in english_paragraphs(source) if not is_held_out(paragraph)]
+
+
+def held_out_english(source: Path | None = None) -> list[str]:
+    return [paragraph for paragraph in english_paragraphs(source) if is_held_out(paragraph)]
