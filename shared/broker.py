@@ -41,7 +41,8 @@ def send_wake_up(celery: Celery, settings: Settings, audit_id: str) -> None:
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
     if not settings.resolved_broker_url.startswith("filesystem"):
-        return {"visibility_timeout": 3600}
+        # without time limits a broker that hangs would hold up the gateway's reaper, which shares its thread
+        return {"visibility_timeout": 3600, "socket_connect_timeout": 5, "socket_timeout": 30}
     folder = settings.data_directory / "broker"
     messages, control = folder / "messages", folder / "control"
     for path in (messages, control):

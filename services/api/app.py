@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from shared.artifacts import ArtifactStore
 from shared.database import create_database_engine
 from shared.settings import Settings, get_settings
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 ROUTERS = (service.router, audits.router, editors.router)
 
 
@@ -37,6 +39,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)  # unless the process has its own
         relay.start()
         try:
             yield
