@@ -28,12 +28,16 @@ def default_layers(block_count: int) -> tuple[int, ...]:
     return tuple(range(min(first, highest), min(last, highest) + 1))
 
 
+class LayerNotInModel(ValueError):
+    """Hyperparameters that name a block which the model does not have."""
+
+
 def resolve_layers(layers: tuple[int, ...] | None, block_count: int) -> tuple[int, ...]:
-    """The layers asked for, or the default ones; raises ValueError when the model has no such block."""
+    """The layers asked for, or the default ones; raises LayerNotInModel when the model has no such block."""
     if layers is None:
         return default_layers(block_count)
     if layers[-1] >= block_count:
-        raise ValueError(f"layers: the model has blocks 0 to {block_count - 1}, not {layers[-1]}")
+        raise LayerNotInModel(f"layers: the model has blocks 0 to {block_count - 1}, not {layers[-1]}")
     return layers
 
 

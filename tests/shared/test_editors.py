@@ -5,6 +5,7 @@ from shared.editors import (
     CATALOGUE,
     ConstrainedFineTuningHyperparameters,
     EditorDescription,
+    LayerNotInModel,
     MemitHyperparameters,
     default_layers,
 )
@@ -24,7 +25,7 @@ def test_default_layers_leave_a_block_above_them(block_count: int) -> None:
 
 
 def test_layers_beyond_the_model_are_refused_by_number() -> None:
-    with pytest.raises(ValueError, match="blocks 0 to 5, not 6"):
+    with pytest.raises(LayerNotInModel, match="blocks 0 to 5, not 6"):
         MemitHyperparameters(layers=(2, 6)).edited_layers(6)
 
 

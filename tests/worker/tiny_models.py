@@ -1,5 +1,6 @@
 """Tiny random decoders of several families and a word-level tokenizer, built in memory."""
 
+import copy
 import json
 
 import torch
@@ -104,7 +105,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 def tiny_model(family: str, *, seed: int = 0) -> PreTrainedModel:
     """A random float32 decoder of four blocks, 32 wide, whose weights are large enough to matter."""
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[family])
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[family]))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:

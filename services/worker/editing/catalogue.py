@@ -6,7 +6,7 @@ from typing import Any
 from services.worker.editing.constrained_fine_tuning import ConstrainedFineTuning
 from services.worker.editing.contexts import BARE_PROMPT, Contexts, generate_contexts
 from services.worker.editing.corpora import SampledTexts
-from services.worker.editing.editor import DEFAULT_TOKEN_BUDGET, Editor
+from services.worker.editing.editor import Editor
 from services.worker.editing.key_statistics import (
     NO_STATISTICS,
     KeyStatistics,
@@ -29,7 +29,6 @@ def prepare_statistics(
     *,
     seed: int,
     cache: Path | None = None,
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
 ) -> KeyStatistics:
     """Statistics of the layers that an editor will write to, over text that the model samples itself."""
     if not isinstance(hyperparameters, MemitHyperparameters):
@@ -38,7 +37,7 @@ def prepare_statistics(
         language_model,
         SampledTexts(hyperparameters.mom2_tokens, seed),
         hyperparameters.edited_layers(len(language_model.anatomy.blocks)),
-        token_budget=token_budget,
+        token_budget=language_model.token_budget,
         cache=cache,
     )
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from services.worker.editing.contexts import Contexts
 from services.worker.editing.editor import (
-    DEFAULT_TOKEN_BUDGET,
     EditFailed,
     EditOutcome,
     Progress,
@@ -47,9 +46,10 @@ class ConstrainedFineTuning:
         statistics: KeyStatistics,
         contexts: Contexts,
         progress: Progress,
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        token_budget: int | None = None,
     ) -> EditOutcome:
         """See `Editor.edit`."""
+        budget = token_budget or language_model.token_budget
         model = language_model.model
         layers = hyperparameters.edited_layers(len(language_model.anatomy.blocks))
         prompts = prompt_sequences(language_model, edits, [SLOT])
@@ -68,7 +68,7 @@ class ConstrainedFineTuning:
                 before = len(losses)
                 for first in range(0, len(cases), hyperparameters.batch_size):
                     batch = cases[first : first + hyperparameters.batch_size]
-                    loss = accumulate_gradients(language_model, batch, token_budget)
+                    loss = accumulate_gradients(language_model, batch, budget)
                     if loss >= LOSS_THRESHOLD:
                         losses.append(loss)
                         weights.step()

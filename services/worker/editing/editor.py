@@ -12,7 +12,6 @@ from shared.editors import Hyperparameters
 from shared.edits import Edit
 
 Progress = Callable[[int, int], None]
-DEFAULT_TOKEN_BUDGET = 8_192
 
 H_contra = TypeVar("H_contra", bound=Hyperparameters, contravariant=True)
 
@@ -69,13 +68,13 @@ class Editor(Protocol[H_contra]):
         statistics: KeyStatistics,
         contexts: Contexts,
         progress: Progress,
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        token_budget: int | None = None,
     ) -> EditOutcome:
         """Find the weight delta that makes the edits, at least one.
 
         statistics, contexts: empty ones do for an editor that needs none. progress: called with the work
         done and the whole; what it raises ends the edit. token_budget: most padded tokens in one forward
-        pass; it bounds memory and does not change the result.
+        pass (by default the model's own); it bounds memory and does not change the result.
         Raises EditFailed, SubjectNotFound or SubjectTruncated.
         """
         ...

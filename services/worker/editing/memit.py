@@ -8,7 +8,6 @@ from torch import Tensor
 
 from services.worker.editing.contexts import Contexts
 from services.worker.editing.editor import (
-    DEFAULT_TOKEN_BUDGET,
     EditFailed,
     EditOutcome,
     Progress,
@@ -56,9 +55,10 @@ class Memit:
         statistics: KeyStatistics,
         contexts: Contexts,
         progress: Progress,
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        token_budget: int | None = None,
     ) -> EditOutcome:
         """See `Editor.edit`."""
+        budget = token_budget or language_model.token_budget
         layers = hyperparameters.edited_layers(len(language_model.anatomy.blocks))
         requests = target_requests(language_model, edits, contexts)
         work = WorkDone(progress, whole=len(edits) * (hyperparameters.v_num_grad_steps + len(layers)))
@@ -67,7 +67,7 @@ class Memit:
             requests,
             layers[-1],
             hyperparameters,
-            token_budget=token_budget,
+            token_budget=budget,
             advance=work.advance,
         )
         updates = update_layers(
@@ -78,7 +78,7 @@ class Memit:
             hyperparameters.mom2_update_weight,
             statistics,
             contexts,
-            token_budget,
+            budget,
             work,
         )
         return EditOutcome(

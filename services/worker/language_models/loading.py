@@ -14,6 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from services.worker.language_models.anatomy import Anatomy, find_anatomy
 from services.worker.language_models.batching import PaddingSide, TokenBatch, pad
 
+ACTIVATION_BYTES = 8 * 2**30
+VALUES_PER_BLOCK = 20  # activations that a block of a gated decoder keeps, in hidden sizes per token
+FEWEST_TOKENS, MOST_TOKENS = 256, 8_192
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -57,6 +61,16 @@ class LanguageModel:
         """Most tokens the model reads at once, or None when its configuration sets no limit."""
         length = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         return length if isinstance(length, int) else None
+
+    @property
+    def token_budget(self) -> int:
+        """Padded tokens whose activations, kept for a backward pass, take about eight gibibytes at most.
+
+        It depends on the model alone, so that the same work is split the same way on every machine.
+        """
+        config = self.model.config.get_text_config(decoder=True)
+        per_token = VALUES_PER_BLOCK * int(config.hidden_size) * len(self.anatomy.blocks) * self.dtype.itemsize
+        return min(MOST_TOKENS, max(FEWEST_TOKENS, ACTIVATION_BYTES // per_token))
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> TokenBatch:
         """Pad token sequences on the tokenizer's side and move them to the model's device."""

@@ -4,7 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.worker.language_models.loading import ModelNotLoadable, load_language_model
+from services.worker.language_models.loading import (
+    MOST_TOKENS,
+    ModelNotLoadable,
+    load_language_model,
+    prepare_language_model,
+)
 from tests.worker.tiny_models import tiny_model, tiny_tokenizer
 
 
@@ -67,3 +72,16 @@ def test_damaged_weights_are_refused(directory: Path) -> None:
     (directory / "model.safetensors").write_bytes(b"\x00" * 64)
     with pytest.raises(ModelNotLoadable):
         load_language_model(directory, reference="local:tiny", revision="r1")
+
+
+def test_token_budget_halves_when_every_value_takes_twice_the_bytes() -> None:
+    language_model = prepare_language_model(tiny_model("gpt2"), tiny_tokenizer(), "tiny:gpt2", "r1")
+    language_model.model.config.n_embd = 2**15  # wide enough for the activations to matter
+    single = language_model.token_budget
+    language_model.model.to(torch.bfloat16)
+    assert language_model.token_budget == pytest.approx(2 * single, abs=1)
+
+
+def test_token_budget_of_a_small_model_is_the_largest() -> None:
+    small = prepare_language_model(tiny_model("gpt2"), tiny_tokenizer(), "tiny:gpt2", "r1")
+    assert small.token_budget == MOST_TOKENS
