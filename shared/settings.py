@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,7 +24,7 @@ class Settings(BaseSettings):
     hub_endpoint: str | None = Field(None, description="Base URL of the model hub; None is the public one.")
     hub_token: SecretStr | None = Field(None, description="Token for gated or private models on the hub.")
     hub_timeout_seconds: float = Field(10.0, gt=0, description="How long the hub may stay silent.")
-    tokens: dict[str, SecretStr] = Field(
+    tokens: dict[Annotated[str, Field(min_length=1, max_length=64)], SecretStr] = Field(
         default_factory=dict, description="Submitter → bearer token (JSON). Empty: anyone who can connect."
     )
     max_body_bytes: int = Field(32 * 2**20, gt=0, description="Largest request that the gateway reads.")

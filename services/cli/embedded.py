@@ -54,7 +54,8 @@ def worker_command() -> tuple[str, ...]:
 def gateway_command(fd: int) -> tuple[str, ...]:
     """How the gateway is run on a listening socket that it inherits as descriptor `fd`."""
     uvicorn = (sys.executable, "-m", "uvicorn", "services.api.app:create_app", "--factory")
-    return (*uvicorn, "--fd", str(fd), "--timeout-graceful-shutdown", str(GATEWAY_DRAIN_SECONDS))
+    drain = ("--timeout-graceful-shutdown", str(GATEWAY_DRAIN_SECONDS))
+    return (*uvicorn, "--fd", str(fd), "--no-access-log", *drain)  # the gateway writes its own
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import col
 
 from services.worker.health import beat
-from shared.database import transaction
+from shared.database import reading
 from shared.leases import Lease, LeaseLost, claim_audit, fenced, renew, return_to_queue
 from shared.settings import Settings
 from shared.states import AuditStatus, Cause
@@ -109,7 +109,7 @@ def _watch(
 
 def _has_ended(engine: Engine, lease: Lease) -> bool:
     """Whether the child itself ended the attempt, and was only about to exit."""
-    with transaction(engine) as session:
+    with reading(engine) as session:
         attempt = session.get_one(Attempt, lease.attempt_id)
         return attempt.lease_token == lease.token and attempt.ended_at is not None and attempt.error is None
 

@@ -17,7 +17,7 @@ from services.worker.analysis.page import render_page
 from services.worker.analysis.report import build_report
 from services.worker.steps.context import AuditContext, StepOutcome
 from services.worker.steps.measured import chosen_controls
-from shared.database import database_now, transaction
+from shared.database import database_now, reading
 from shared.events import append_event
 from shared.measurement import Arm, FactKind, ProbeKind, ProbeScore
 from shared.reports import Provenance, StepProblem
@@ -123,7 +123,7 @@ def scored_probes(context: AuditContext, step: Step, relations: dict[str, str | 
     """The probe scores that a step stands for; none where it did not succeed."""
     if step.status is not StepStatus.SUCCEEDED or step.source_step_id is None:
         return []
-    with transaction(context.engine) as session:
+    with reading(context.engine) as session:
         rows = session.execute(
             select(ProbeRow).where(col(ProbeRow.step_id) == step.source_step_id).order_by(col(ProbeRow.id))
         ).scalars()

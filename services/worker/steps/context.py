@@ -15,7 +15,7 @@ from sqlmodel import Session, col
 from services.worker.language_models.loading import LanguageModel
 from services.worker.steps.model_source import load_audited_model
 from shared.artifacts import Artifact, ArtifactStore
-from shared.database import transaction
+from shared.database import reading
 from shared.leases import Lease, fenced
 from shared.measurement import Arm, Probe, ProbeScore
 from shared.recipes import InstructionRecord, Recipe, TextRecord
@@ -63,13 +63,13 @@ class AuditContext:
     @cached_property
     def audit(self) -> Audit:
         """The audit as it was when the attempt began."""
-        with transaction(self.engine) as session:
+        with reading(self.engine) as session:
             return session.get_one(Audit, self.lease.audit_id)
 
     @cached_property
     def edit_set(self) -> EditSet:
         """The edits that the audit refers to."""
-        with transaction(self.engine) as session:
+        with reading(self.engine) as session:
             return session.get_one(EditSet, self.audit.edit_set_id)
 
     @cached_property
@@ -100,7 +100,7 @@ class AuditContext:
 
     def steps(self) -> list[Step]:
         """The audit's steps as they stand, in order."""
-        with transaction(self.engine) as session:
+        with reading(self.engine) as session:
             return list(
                 session.execute(
                     select(Step).where(col(Step.audit_id) == self.lease.audit_id).order_by(col(Step.position))
@@ -109,7 +109,7 @@ class AuditContext:
 
     def step(self, step_id: str) -> Step:
         """One step as it stands."""
-        with transaction(self.engine) as session:
+        with reading(self.engine) as session:
             return session.get_one(Step, step_id)
 
     def report_progress(self, step: Step, share: float, note: str | None = None) -> None:
