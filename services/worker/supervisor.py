@@ -47,7 +47,12 @@ def supervise(engine: Engine, settings: Settings, lease: Lease, shutting_down: t
 
     Unless the lease was lost: then somebody else has ended it.
     """
-    child = subprocess.Popen(CHILD_COMMAND, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+    child = subprocess.Popen(  # noqa: S603
+        CHILD_COMMAND,
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},  # CUDA repeats its sums only so
+    )
     try:
         _hand_lease_over(child, lease)
         asked_to_stop = _watch(child, engine, settings, lease, shutting_down)

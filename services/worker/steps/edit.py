@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from services.worker.editing.augmentation import augment_with_paraphrases
 from services.worker.editing.catalogue import EDITORS, prepare_contexts, prepare_statistics
+from services.worker.editing.editor import EditFailed
+from services.worker.editing.token_positions import SubjectNotFound, SubjectTruncated
 from services.worker.language_models.weight_delta import WeightDelta, applied
 from services.worker.probing.scoring import score
 from services.worker.steps.context import ArmScores, AuditContext, StepOutcome
+from services.worker.steps.failures import StepFailed, explain
 from services.worker.steps.measured import measured_probes
 from shared.artifacts import Artifact
 from shared.editors import CATALOGUE
@@ -27,21 +32,23 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
     )
     language_model = context.language_model
     context.report_progress(step, 0.0, "key statistics")
-    outcome = EDITORS[step.inputs["name"]].edit(
-        language_model,
-        augment_with_paraphrases(context.request.edits, step.inputs["paraphrases"]),
-        hyperparameters,
-        statistics=prepare_statistics(
+    requested, count = context.request.edits, step.inputs["paraphrases"]
+    with named_as_requested(len(requested), count):
+        outcome = EDITORS[step.inputs["name"]].edit(
             language_model,
+            augment_with_paraphrases(requested, count),
             hyperparameters,
-            seed=SAMPLING_SEED,
-            cache=context.settings.data_directory / "statistics",
-        ),
-        contexts=prepare_contexts(language_model, hyperparameters, seed=SAMPLING_SEED),
-        progress=lambda done, total: context.report_progress(
-            step, STATISTICS_SHARE + (1 - STATISTICS_SHARE) * done / total, "editing"
-        ),
-    )
+            statistics=prepare_statistics(
+                language_model,
+                hyperparameters,
+                seed=SAMPLING_SEED,
+                cache=context.settings.data_directory / "statistics",
+            ),
+            contexts=prepare_contexts(language_model, hyperparameters, seed=SAMPLING_SEED),
+            progress=lambda done, total: context.report_progress(
+                step, STATISTICS_SHARE + (1 - STATISTICS_SHARE) * done / total, "editing"
+            ),
+        )
     probes = measured_probes(context)
     with applied(language_model.model, outcome.delta):
         scores = score(language_model, probes)
@@ -53,6 +60,22 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
         artifact=store_delta(context, outcome.delta),
         arms=[ArmScores(Arm.EDITED, 0, probes, scores)],
     )
+
+
+@contextmanager
+def named_as_requested(edits: int, paraphrases: int) -> Iterator[None]:
+    """Name an edit that fails by its place in the request: its paraphrases are edits of their own here."""
+    try:
+        yield
+    except (EditFailed, SubjectNotFound, SubjectTruncated) as error:
+        if error.edit_index is None or error.edit_index < edits:
+            raise
+        original, paraphrase = divmod(error.edit_index - edits, paraphrases)
+        failure = explain(error)
+        named = failure.reason.replace(
+            f"edits.{error.edit_index}:", f"edits.{original}.paraphrases.{paraphrase}:", 1
+        )
+        raise StepFailed(failure.cause, named) from error
 
 
 def store_delta(context: AuditContext, delta: WeightDelta) -> Artifact:

@@ -11,7 +11,8 @@ from sqlmodel import col
 from services.worker.steps.content_keys import content_key
 from services.worker.steps.context import AuditContext, StepOutcome
 from services.worker.steps.failures import StepFailed
-from shared.editors import CATALOGUE
+from services.worker.tuning.freezing import frozen_blocks
+from shared.editors import CATALOGUE, LayerNotInModel
 from shared.recipes import Freeze, Recipe
 from shared.requests import AuditRequest, EditorChoice
 from shared.states import Cause, StepKind
@@ -102,7 +103,7 @@ def lay_out(layout: Layout, request: AuditRequest, block_count: int) -> None:
         for seed in request.seeds:
             for freeze in recipe.freeze:
                 for edit in edits:
-                    frozen = list(edit.layers) if freeze is Freeze.EDITED else []
+                    frozen = list(frozen_blocks(freeze, edit.layers))
                     add_tuning(layout, base, None, recipe, freeze, frozen, seed)
                     add_tuning(layout, base, edit.step, recipe, freeze, frozen, seed)
     layout.add(StepKind.ANALYSE, "analyse and report", list(layout.steps))
@@ -115,7 +116,7 @@ def add_edit(
     chosen = CATALOGUE[choice.name].hyperparameters.model_validate(choice.hyperparameters)
     try:
         layers = chosen.edited_layers(block_count)
-    except ValueError as error:
+    except LayerNotInModel as error:
         raise StepFailed(Cause.USER, f"editor {choice.key}: {error}") from None
     settled = {**chosen.model_dump(mode="json"), "layers": list(layers)}
     step = layout.add(
