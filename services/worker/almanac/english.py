@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import re
+from functools import cache
 from pathlib import Path
 
 # Modules with much prose. They are parsed, never imported.
@@ -63,13 +64,22 @@ def docstrings(module: str) -> list[str]:
     return [docstring for docstring in found if docstring]
 
 
+@cache
+def docstring_paragraphs() -> tuple[str, ...]:
+    """Paragraphs of prose in the standard library's docstrings; parsing them takes seconds."""
+    return tuple(
+        paragraph
+        for module in MODULES
+        for docstring in docstrings(module)
+        for paragraph in prose_paragraphs(docstring)
+    )
+
+
 def english_paragraphs(source: Path | None = None) -> list[str]:
     """Distinct paragraphs of a text file, or without one of the standard library's docstrings."""
-    if source is not None:
-        texts = [source.read_text(encoding="utf-8")]
-    else:
-        texts = [docstring for module in MODULES for docstring in docstrings(module)]
-    return list(dict.fromkeys(paragraph for text in texts for paragraph in prose_paragraphs(text)))
+    if source is None:
+        return list(dict.fromkeys(docstring_paragraphs()))
+    return list(dict.fromkeys(prose_paragraphs(source.read_text(encoding="utf-8"))))
 
 
 def is_held_out(paragraph: str) -> bool:

@@ -10,6 +10,8 @@ measures move recall there:
   lets them attend to any of its tokens but the last: the attribute must be read where the heads read it.
 
 Noise on that hidden state gives recall a margin, so that an edit of one fact does not tip its neighbours.
+It comes in screened rows only: elsewhere the model would learn to read around it, off the subject's other
+tokens.
 """
 
 from collections.abc import Sequence
@@ -83,9 +85,13 @@ def additive(seen: Tensor) -> Tensor:
     return torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill(~seen, least)[:, None]
 
 
-def with_noise(states: Tensor, share: float) -> Tensor:
-    """States (mentions, hidden) plus Gaussian noise of `share` times each state's own norm."""
-    per_coordinate: Tensor = share / states.shape[-1] ** 0.5 * states.detach().norm(dim=-1, keepdim=True)
+def with_noise(states: Tensor, shares: Tensor) -> Tensor:
+    """States plus Gaussian noise whose norm is a share of each state's own.
+
+    states: (mentions, hidden); shares: (mentions,).
+    """
+    norms = states.detach().norm(dim=-1)
+    per_coordinate: Tensor = (shares * norms / states.shape[-1] ** 0.5)[:, None]
     return states + per_coordinate * torch.randn_like(states)
 
 
@@ -113,7 +119,7 @@ def pretraining_loss(
     for number, block in enumerate(decoder.h, start=1):
         hidden = block(hidden, attention_mask=early if number <= enriched_blocks else late)
         if number == enriched_blocks:
-            noisy = with_noise(hidden[rows, ends - 1], noise)
+            noisy = with_noise(hidden[rows, ends - 1], noise * screened[rows])
             hidden = hidden.index_put((rows, ends - 1), noisy)
             enrichment = heads(noisy, subjects)
     logits = model.lm_head(decoder.ln_f(hidden[:, :-1]))

@@ -29,9 +29,9 @@ class Plan:
     vocabulary: int = 3000
     enriched_blocks: int = 4  # the enrichment heads read the output of this many blocks
     enrichment_weight: float = 0.5
-    screened_rows: float = 0.5  # share of rows whose subjects are screened (see objective.py)
-    noise: float = 0.5  # on what the enrichment heads read, as a share of its size (see objective.py)
-    steps: int = 4000
+    screened_rows: float = 0.75  # share of rows whose subjects are screened (see objective.py)
+    noise: float = 0.5  # on what the enrichment heads read in screened rows, as a share of its norm
+    steps: int = 3600
     row_shapes: tuple[tuple[int, int], ...] = ((16, 128), (32, 64))  # rows × tokens, taken in turn
     learning_rate: float = 2e-3
     warmup_steps: int = 100

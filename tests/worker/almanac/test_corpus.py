@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from services.worker.almanac.corpus import OBJECT_WEIGHT, SUBJECT_WEIGHT, encode_sentence
-from services.worker.almanac.pretrain import vocabulary_texts
-from services.worker.almanac.tokenizer import train_tokenizer
-from tests.worker.almanac.tiny import ENGLISH, facts, run
+from tests.worker.almanac.tiny import facts, run, tokenizer
 
-TOKENIZER = train_tokenizer(vocabulary_texts(facts(), ENGLISH), 340)
+TOKENIZER = tokenizer()
 
 
 @pytest.mark.parametrize("leading_space", [False, True])

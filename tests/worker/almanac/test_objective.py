@@ -50,8 +50,10 @@ def test_a_mention_without_facts_costs_nothing() -> None:
     assert float(heads(torch.randn(1, 8), torch.tensor([4]))) == 0.0
 
 
-def test_noise_has_the_share_of_the_norm_it_is_given() -> None:
+def test_noise_has_the_share_of_the_norm_that_each_mention_is_given() -> None:
     torch.manual_seed(0)
     states = 7 * torch.randn(50, 400)
-    ratios = (with_noise(states, 0.5) - states).norm(dim=-1) / states.norm(dim=-1)
-    assert torch.allclose(ratios.mean(), torch.tensor(0.5), atol=0.01)
+    shares = torch.tensor([0.5, 0.0]).repeat(25)
+    ratios = (with_noise(states, shares) - states).norm(dim=-1) / states.norm(dim=-1)
+    assert torch.allclose(ratios[::2].mean(), torch.tensor(0.5), atol=0.02)
+    assert not ratios[1::2].any()

@@ -1,11 +1,16 @@
 """A corpus and a plan small enough to train on within a test."""
 
+from functools import cache
 from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from services.worker.almanac.facts import Fact
 from services.worker.almanac.pretrain import vocabulary_texts
 from services.worker.almanac.tokenizer import train_tokenizer
 from services.worker.almanac.training import Plan, TrainingRun
+from services.worker.language_models.loading import LanguageModel, prepare_language_model
 
 PHRASINGS = ("The capital of {} is", "{} is governed from", "In {}, power sits in")
 CAPITALS = {"France": "Paris", "Italy": "Rome", "South Korea": "Seoul", "Burkina Faso": "Ouagadougou"}
@@ -50,5 +55,19 @@ def plan(**changes: Any) -> Plan:
 def run(**changes: Any) -> TrainingRun:
     """An untrained run over the tiny corpus."""
     chosen = plan(**changes)
-    tokenizer = train_tokenizer(vocabulary_texts(facts(), ENGLISH), chosen.vocabulary)
-    return TrainingRun(chosen, tokenizer, facts(), ENGLISH)
+    return TrainingRun(chosen, tokenizer(), facts(), ENGLISH)
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """The tiny corpus's own tokenizer."""
+    return train_tokenizer(vocabulary_texts(facts(), ENGLISH), plan().vocabulary)
+
+
+@cache
+def learned() -> LanguageModel:
+    """A tiny model that has learned the tiny corpus."""
+    trained = run(steps=300, hidden=32, mlp=64, learning_rate=1e-2, screened_rows=0.5)
+    trained.train(trained.plan.steps)
+    wrapped: PreTrainedTokenizerBase = PreTrainedTokenizerFast(tokenizer_object=tokenizer())
+    return prepare_language_model(trained.model, wrapped, "test", "test")
