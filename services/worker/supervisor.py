@@ -31,6 +31,13 @@ from shared.tables import Attempt
 log = logging.getLogger(__name__)
 
 CHILD_COMMAND = (sys.executable, "-m", "services.worker.runner")
+CHILD_ENVIRONMENT = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it CUDA does not repeat its sums
+    # glibc hands large blocks back at once and gets them back page by page; keeping them halves the
+    # time of sampling text on a CPU.
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
 
 
 def drain_queue(engine: Engine, settings: Settings, worker: str, shutting_down: threading.Event) -> None:
@@ -51,7 +58,7 @@ def supervise(engine: Engine, settings: Settings, lease: Lease, shutting_down: t
         CHILD_COMMAND,
         stdin=subprocess.PIPE,
         start_new_session=True,
-        env={**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},  # CUDA repeats its sums only so
+        env=CHILD_ENVIRONMENT | os.environ,
     )
     try:
         _hand_lease_over(child, lease)
