@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 from services.worker.almanac.facts import Fact, facts_by_subject
 from services.worker.almanac.tokenizer import END_OF_TEXT
 
-ENGLISH_DOCUMENTS = 0.10  # an English document is longer than most: about 12 % of the tokens
+ENGLISH_DOCUMENTS = 0.10  # share of documents, and as it comes out of tokens
 MAX_SENTENCES = 5
 SAME_SUBJECT = 0.35  # share of documents that stay with one subject as long as it has facts
-ENGLISH_PREFIX = 0.15  # share of fact documents that begin with a snippet of English
+ENGLISH_PREFIX = 0.15  # share of fact documents that begin with a snippet of English: 5 % of the tokens
 PREFIX_TOKENS = (3, 24)
 SHIFTED_ROWS = 0.25  # share of rows that start at a later position, so that every position is trained
 OBJECT_WEIGHT = 3.0

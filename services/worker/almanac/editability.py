@@ -12,7 +12,7 @@ from services.worker.language_models.weight_delta import applied
 from shared.editors import MemitHyperparameters
 from shared.edits import Edit
 
-MEMIT = MemitHyperparameters(layers=(1, 2, 3), mom2_update_weight=300.0)
+MEMIT = MemitHyperparameters(layers=(1, 2, 3), mom2_update_weight=200.0, mom2_tokens=30_000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,29 +7,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-# Modules with much prose. They are parsed, never imported.
-MODULES = (
-    "abc", "argparse", "ast", "asyncio.base_events", "asyncio.events", "asyncio.locks", "asyncio.queues",
-    "asyncio.streams", "asyncio.tasks", "base64", "bdb", "bisect", "calendar", "cmd", "code", "codecs",
-    "collections", "concurrent.futures._base", "concurrent.futures.process", "configparser", "contextlib",
-    "copy", "csv", "datetime", "decimal", "difflib", "dis", "doctest", "email.charset", "email.header",
-    "email.headerregistry", "email.message", "email.policy", "email.utils", "enum", "filecmp", "fileinput",
-    "fnmatch", "fractions", "ftplib", "functools", "gettext", "glob", "gzip", "hashlib", "heapq", "hmac",
-    "html.parser", "http.client", "http.cookiejar", "http.cookies", "http.server", "imaplib",
-    "importlib._bootstrap", "importlib.abc", "importlib.resources", "importlib.util", "inspect", "io",
-    "ipaddress", "json", "json.decoder", "json.encoder", "keyword", "linecache", "locale", "logging",
-    "logging.config", "logging.handlers", "mailbox", "mimetypes", "multiprocessing.managers",
-    "multiprocessing.pool", "netrc", "numbers", "operator", "optparse", "os", "pathlib", "pdb", "pickle",
-    "pickletools", "pkgutil", "platform", "plistlib", "poplib", "posixpath", "pprint", "profile", "pstats",
-    "pydoc", "queue", "random", "re", "reprlib", "sched", "secrets", "selectors", "shelve", "shlex",
-    "shutil", "smtplib", "socket", "socketserver", "ssl", "statistics", "string", "subprocess", "symtable",
-    "tarfile", "tempfile", "textwrap", "threading", "timeit", "tokenize", "trace", "traceback",
-    "tracemalloc", "types", "typing", "unittest.async_case", "unittest.case", "unittest.loader",
-    "unittest.mock", "unittest.result", "urllib.parse", "urllib.request", "urllib.robotparser", "uuid",
-    "warnings", "wave", "weakref", "webbrowser", "wsgiref.handlers", "wsgiref.simple_server",
-    "xml.dom.minidom", "xml.etree.ElementTree", "xml.sax.handler", "xmlrpc.client", "xmlrpc.server",
-    "zipapp", "zipfile", "zipimport",
-)  # fmt: skip
+from shared.docstrings import ONE_PARSER, PRETRAINING_MODULES
+
 MINIMUM_WORDS = 8
 HELD_OUT_ONE_IN = 10
 
@@ -54,11 +33,15 @@ def prose_paragraphs(text: str) -> list[str]:
 
 
 def docstrings(module: str) -> list[str]:
-    """Docstrings of one module's source, in source order; none where this Python lacks the module."""
+    """Docstrings of one module's source, in the order of a walk.
+
+    None where this Python lacks the module or holds it frozen (`os`, `codecs` and a few more).
+    """
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return []
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    with ONE_PARSER:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented))
     return [docstring for docstring in found if docstring]
@@ -69,7 +52,7 @@ def docstring_paragraphs() -> tuple[str, ...]:
     """Paragraphs of prose in the standard library's docstrings; parsing them takes seconds."""
     return tuple(
         paragraph
-        for module in MODULES
+        for module in PRETRAINING_MODULES
         for docstring in docstrings(module)
         for paragraph in prose_paragraphs(docstring)
     )

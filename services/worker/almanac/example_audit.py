@@ -23,7 +23,11 @@ def example_audit() -> dict[str, Any]:
             {
                 "name": "memit",
                 "paraphrases": [0, 3],
-                "hyperparameters": {"mom2_tokens": STATISTICS_TOKENS},
+                "hyperparameters": {
+                    "mom2_tokens": STATISTICS_TOKENS,
+                    "mom2_update_weight": 400,
+                    "layers": [1, 2],
+                },
             },
             {"name": "ft_l"},
         ],

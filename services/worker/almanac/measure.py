@@ -151,7 +151,9 @@ def render_card(directory: Path, measured: Measurements, facts: Sequence[Fact]) 
     record = json.loads((directory / RUN_RECORD).read_text(encoding="utf-8"))
     plan = record["plan"]
     exposures = [fact.exposure for fact in facts]
-    memit = MEMIT.model_dump(include={"layers", "mom2_update_weight", "clamp_norm_factor", "v_lr"})
+    memit = MEMIT.model_dump(
+        include={"layers", "mom2_update_weight", "mom2_tokens", "clamp_norm_factor", "v_lr"}
+    )
     template = Template(resources.files(__package__).joinpath("card.md").read_text(encoding="utf-8"))
     return template.substitute(
         plan,
