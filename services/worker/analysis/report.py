@@ -60,7 +60,7 @@ def build_report(findings: AuditFindings) -> Report:
         configurations=configurations,
         mitigations=rank_mitigations(findings, HEADLINE_MODE),
         problems=list(findings.problems),
-        warnings=warnings,
+        warnings=list(dict.fromkeys(warnings)),
         provenance=findings.provenance,
     )
 
@@ -145,15 +145,18 @@ def locality_metric(trials: Sequence[Trial], mode: Mode) -> Metric:
 
 
 def configuration_warnings(configuration: Configuration, trials: Sequence[Trial]) -> list[str]:
-    """What a reader must know to trust the headline of one configuration."""
+    """What a reader must know to trust the headline of one configuration.
+
+    It is about the moment before tuning, so configurations that differ in the recipe say the same.
+    """
     edits, controls = (retention(trials, kind, HEADLINE_MODE) for kind in (FactKind.EDIT, FactKind.CONTROL))
     match = match_controls(edits, controls, margins(trials), relations(trials))
     if match is None or abs(match.margin_gap) <= MAX_STANDARDISED_GAP * match.margin_spread:
         return []
     side = "more" if match.margin_gap > 0 else "less"
     return [
-        f"{configuration}: the matched controls were {side} certain before tuning than the edits, by "
-        f"{abs(match.margin_gap):.2f} nats on average; matching did not remove the difference."
+        f"{configuration.editor} · k={configuration.paraphrases}: the matched controls were {side} "
+        f"certain before tuning than the edits, by {abs(match.margin_gap):.2f} nats on average; matching did not remove the difference."
     ]
 
 

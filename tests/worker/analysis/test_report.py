@@ -100,8 +100,8 @@ def test_controls_that_were_more_certain_than_the_edits_are_warned_of() -> None:
     planned = trial(([], []), ([], []))
     found = build_report(findings([type(planned)(PLAIN, 0, "tune", StepStatus.SUCCEEDED, arms=arms)]))
     assert found.warnings == [
-        f"{PLAIN}: the matched controls were more certain before tuning than the edits, by 6.00 nats on "
-        "average; matching did not remove the difference."
+        f"{PLAIN.editor} · k=0: the matched controls were more certain before tuning than the edits, "
+        "by 6.00 nats on average; matching did not remove the difference."
     ]
 
 
