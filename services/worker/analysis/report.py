@@ -155,8 +155,9 @@ def configuration_warnings(configuration: Configuration, trials: Sequence[Trial]
         return []
     side = "more" if match.margin_gap > 0 else "less"
     return [
-        f"{configuration.editor} · k={configuration.paraphrases}: the matched controls were {side} "
-        f"certain before tuning than the edits, by {abs(match.margin_gap):.2f} nats on average; matching did not remove the difference."
+        f"{configuration.editor} · k={configuration.paraphrases}: the matched controls were {side} certain "
+        f"before tuning than the edits, by {abs(match.margin_gap):.2f} nats on average; matching did not "
+        "remove the difference."
     ]
 
 
