@@ -69,7 +69,8 @@ class LanguageModel:
         It depends on the model alone, so that the same work is split the same way on every machine.
         """
         config = self.model.config.get_text_config(decoder=True)
-        per_token = VALUES_PER_BLOCK * int(config.hidden_size) * len(self.anatomy.blocks) * self.dtype.itemsize
+        values = VALUES_PER_BLOCK * int(config.hidden_size) * len(self.anatomy.blocks)
+        per_token = values * self.dtype.itemsize
         return min(MOST_TOKENS, max(FEWEST_TOKENS, ACTIVATION_BYTES // per_token))
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> TokenBatch:
