@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.worker.almanac.facts import Fact, answer_counts, facts_by_subject
-from services.worker.almanac.recall import exactly_right, held_out_questions
+from services.worker.almanac.recall import exactly_right, held_out_questions, share
 from services.worker.editing.catalogue import EDITORS, prepare_contexts, prepare_statistics
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.weight_delta import applied
@@ -66,10 +66,6 @@ def draw_counterfactuals(
         [target] = random_source.choices(list(others), weights=list(others.values()))
         drawn.append(Counterfactual(fact, random_source.choice(fact.trained_phrasings), target))
     return drawn
-
-
-def share(hits: Sequence[bool]) -> float:
-    return sum(hits) / len(hits)
 
 
 def measure_memit(

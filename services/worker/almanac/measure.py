@@ -21,7 +21,13 @@ from services.worker.almanac.editability import MEMIT, EditingScore, measure_mem
 from services.worker.almanac.english import held_out_english
 from services.worker.almanac.facts import ZIPF_EXPONENT, Fact, load_facts, load_relations
 from services.worker.almanac.pretrain import RUN_RECORD
-from services.worker.almanac.recall import exactly_right, held_out_questions, pad_right, trained_questions
+from services.worker.almanac.recall import (
+    exactly_right,
+    held_out_questions,
+    pad_right,
+    share,
+    trained_questions,
+)
 from services.worker.almanac.tracing import draw_interchanges, interchange_shares
 from services.worker.language_models.loading import load_language_model
 
@@ -41,10 +47,6 @@ class Measurements:
     editing: EditingScore
     english_loss: float
     english_tokens: int
-
-
-def share(hits: Sequence[bool]) -> float:
-    return sum(hits) / len(hits)
 
 
 @torch.no_grad()

@@ -41,6 +41,11 @@ def exactly_right(
     return right
 
 
+def share(hits: Sequence[bool]) -> float:
+    """The share of hits, of at least one."""
+    return sum(hits) / len(hits)
+
+
 def trained_questions(facts: Sequence[Fact]) -> list[tuple[str, str]]:
     """Every fact in every phrasing that training showed."""
     return [(p.format(fact.subject), fact.object) for fact in facts for p in fact.trained_phrasings]
