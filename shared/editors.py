@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -52,6 +53,7 @@ def setting(default: Any, description: str, source: str, **bounds: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"source": source}, **bounds)
 
 
+ALMANAC = "builtin:almanac"  # its defaults were found by trying a few; its model card has the outcome
 MEMIT_PAPER = "Meng et al. 2023, MEMIT (arXiv 2210.07229), GPT-J"
 FT_PAPER = "Zhu et al. 2020 (arXiv 2012.00363); values of Meng et al. 2022, ROME (arXiv 2202.05262)"
 
@@ -143,6 +145,14 @@ class EditorDescription:
     paper: str
     hyperparameters: type[Hyperparameters]
     summary: str
+    model_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def settle(self, model_reference: str, given: Mapping[str, Any]) -> Hyperparameters:
+        """What an audit of this model runs with: what was given, else the model's default, else the editor's.
+
+        Raises pydantic's ValidationError.
+        """
+        return self.hyperparameters.model_validate({**self.model_defaults.get(model_reference, {}), **given})
 
 
 CATALOGUE: dict[str, EditorDescription] = {
@@ -155,6 +165,7 @@ CATALOGUE: dict[str, EditorDescription] = {
             hyperparameters=MemitHyperparameters,
             summary="Finds a target vector per edit and spreads it over the MLPs of several blocks, "
             "all edits in one closed-form update.",
+            model_defaults={ALMANAC: {"mom2_update_weight": 200.0, "mom2_tokens": 30_000}},
         ),
         EditorDescription(
             name="ft_l",
@@ -162,6 +173,7 @@ CATALOGUE: dict[str, EditorDescription] = {
             paper="https://arxiv.org/abs/2012.00363",
             hyperparameters=ConstrainedFineTuningHyperparameters,
             summary="Fine-tunes one MLP down-projection on the edits, no weight moving further than a bound.",
+            model_defaults={ALMANAC: {"layers": [2], "lr": 0.01, "norm_constraint": 0.05}},
         ),
     )
 }

@@ -132,6 +132,7 @@ class EditorView(View):
     summary: str
     paper: str
     hyperparameters: dict[str, Any]
+    model_defaults: dict[str, dict[str, Any]]  # by model reference; they replace the schema's defaults
 
 
 class Problem(BaseModel):

@@ -51,3 +51,12 @@ def test_every_hyperparameter_is_described_with_its_source(description: EditorDe
 def test_defaults_are_within_their_own_bounds(description: EditorDescription) -> None:
     defaults = description.hyperparameters()
     assert description.hyperparameters.model_validate(defaults.model_dump()) == defaults
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_a_models_defaults_are_valid_and_give_way_to_what_the_request_says(name: str) -> None:
+    editor = CATALOGUE[name]
+    assert editor.settle("local:another", {}) == editor.hyperparameters()
+    for model, defaults in editor.model_defaults.items():
+        assert editor.settle(model, {}) == editor.hyperparameters(**defaults)
+        assert editor.settle(model, {"layers": [0]}).layers == (0,)

@@ -34,4 +34,5 @@ def _view(description: EditorDescription) -> EditorView:
         summary=description.summary,
         paper=description.paper,
         hyperparameters=description.hyperparameters.model_json_schema(),
+        model_defaults={model: dict(values) for model, values in description.model_defaults.items()},
     )

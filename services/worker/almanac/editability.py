@@ -9,10 +9,10 @@ from services.worker.almanac.recall import exactly_right, held_out_questions, sh
 from services.worker.editing.catalogue import EDITORS, prepare_contexts, prepare_statistics
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.weight_delta import applied
-from shared.editors import MemitHyperparameters
+from shared.editors import ALMANAC, CATALOGUE, MemitHyperparameters
 from shared.edits import Edit
 
-MEMIT = MemitHyperparameters(layers=(1, 2, 3), mom2_update_weight=200.0, mom2_tokens=30_000)
+MEMIT = MemitHyperparameters.model_validate(CATALOGUE["memit"].model_defaults[ALMANAC])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from services.worker.almanac.example import example_controls, example_edits, kno
 from services.worker.almanac.instructions import example_instructions
 
 INSTRUCTIONS = 120
-STATISTICS_TOKENS = 30_000  # the model has 4 million parameters; more changes nothing that is seen here
 
 
 def example_audit() -> dict[str, Any]:
@@ -20,15 +19,7 @@ def example_audit() -> dict[str, Any]:
         "model": "builtin:almanac",
         "labels": {"example": "almanac"},
         "editors": [
-            {
-                "name": "memit",
-                "paraphrases": [0, 3],
-                "hyperparameters": {
-                    "mom2_tokens": STATISTICS_TOKENS,
-                    "mom2_update_weight": 400,
-                    "layers": [1, 2],
-                },
-            },
+            {"name": "memit", "paraphrases": [0, 3]},
             {"name": "ft_l"},
         ],
         "recipes": [
@@ -37,7 +28,7 @@ def example_audit() -> dict[str, Any]:
                 "objective": "causal_lm",
                 "data": {"source": "builtin:docstrings"},
                 "freeze": ["none", "edited"],
-                "steps": 60,
+                "steps": 40,
                 "batch_size": 8,
                 "sequence_length": 64,
                 "learning_rate": 3e-4,
@@ -47,7 +38,7 @@ def example_audit() -> dict[str, Any]:
                 "objective": "instructions",
                 "data": {"records": example_instructions(INSTRUCTIONS)},
                 "update": {"kind": "lora", "rank": 16, "alpha": 32},
-                "steps": 60,
+                "steps": 40,
                 "batch_size": 8,
                 "sequence_length": 64,
                 "learning_rate": 1e-3,

@@ -95,7 +95,7 @@ def lay_out(layout: Layout, request: AuditRequest, block_count: int) -> None:
     """Add every step of the audit in the order they run."""
     base = layout.add(StepKind.BASE, "probe the base model", [])
     edits = [
-        add_edit(layout, base, choice, paraphrases, block_count)
+        add_edit(layout, base, request, choice, paraphrases, block_count)
         for choice in request.editors
         for paraphrases in choice.paraphrases
     ]
@@ -110,10 +110,15 @@ def lay_out(layout: Layout, request: AuditRequest, block_count: int) -> None:
 
 
 def add_edit(
-    layout: Layout, base: Step, choice: EditorChoice, paraphrases: int, block_count: int
+    layout: Layout,
+    base: Step,
+    request: AuditRequest,
+    choice: EditorChoice,
+    paraphrases: int,
+    block_count: int,
 ) -> PlannedEdit:
     """One application of one editor, with its layers settled."""
-    chosen = CATALOGUE[choice.name].hyperparameters.model_validate(choice.hyperparameters)
+    chosen = CATALOGUE[choice.name].settle(request.model, choice.hyperparameters)
     try:
         layers = chosen.edited_layers(block_count)
     except LayerNotInModel as error:
