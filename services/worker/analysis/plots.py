@@ -34,6 +34,7 @@ MIN_COST_SHOWN = 0.01  # costs below this are not blown up to fill the panel
 MAX_NAME = 16  # characters
 
 Measured = TypeVar("Measured", Metric, Difference)
+LEAST_LOCALITY_SHOWN = 0.05  # costs that are all alike must not be told apart by the axis
 
 
 def headline(measured: Sequence[Measured]) -> Measured:
@@ -139,6 +140,8 @@ def cost_figure(mitigations: Sequence[Mitigation], prefix: str) -> str:
         left.set_ylabel("retention gained")
         right.set_xlabel("cost on locality: share of neighbours lost")
         right.xaxis.set_major_formatter(percent_axis())
+        low, high = right.get_xlim()
+        right.set_xlim(min(low, -LEAST_LOCALITY_SHOWN), max(high, LEAST_LOCALITY_SHOWN))
         description = (
             f"Retention gained by {len(mitigations)} mitigations against their cost on the tuning task and "
             "on locality, with 95 % intervals. Filled points are not dominated. The table has the numbers."
