@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from shared.requests import Configuration
 
 MIN_COST_SHOWN = 0.01  # costs below this are not blown up to fill the panel
+MIN_LOCALITY_SHOWN = 0.05  # ticks are whole per cents: closer ones would read alike
 MAX_NAME = 16  # characters
 
 Measured = TypeVar("Measured", Metric, Difference)
-LEAST_LOCALITY_SHOWN = 0.05  # costs that are all alike must not be told apart by the axis
 
 
 def headline(measured: Sequence[Measured]) -> Measured:
@@ -141,7 +141,7 @@ def cost_figure(mitigations: Sequence[Mitigation], prefix: str) -> str:
         right.set_xlabel("cost on locality: share of neighbours lost")
         right.xaxis.set_major_formatter(percent_axis())
         low, high = right.get_xlim()
-        right.set_xlim(min(low, -LEAST_LOCALITY_SHOWN), max(high, LEAST_LOCALITY_SHOWN))
+        right.set_xlim(min(low, -MIN_LOCALITY_SHOWN), max(high, MIN_LOCALITY_SHOWN))
         description = (
             f"Retention gained by {len(mitigations)} mitigations against their cost on the tuning task and "
             "on locality, with 95 % intervals. Filled points are not dominated. The table has the numbers."
