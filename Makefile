@@ -2,12 +2,13 @@
 # make serve    run the service on http://127.0.0.1:8000
 # make test     run the tests
 # make check    format, lint, types, import directions
-# make almanac  train the built-in model anew, into build/almanac
+# make almanac  train the built-in model anew, into build/almanac (ENGLISH=FILE: with its text), and measure it
 # make clean    remove what was built here; the environment in .venv and holdfast-data stay
 
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
+WITH_ENGLISH := $(if $(ENGLISH),--english '$(ENGLISH)')
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo serve test check almanac clean python
@@ -28,7 +29,8 @@ check: $(VENV)/development.stamp
 	$(BIN)/lint-imports
 
 almanac: $(VENV)/runtime.stamp
-	$(BIN)/python -m services.worker.almanac.pretrain --out build/almanac
+	$(BIN)/python -m services.worker.almanac.pretrain --out build/almanac $(WITH_ENGLISH)
+	$(BIN)/python -m services.worker.almanac.measure --model build/almanac $(WITH_ENGLISH)
 
 clean:
 	rm -rf build report.html report.json *.egg-info
