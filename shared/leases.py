@@ -201,16 +201,20 @@ def return_to_queue(
 ) -> None:
     """End `attempt` and make its audit claimable again (or cancelled, if that was asked).
 
-    max_step_deaths: how often a step may die before it fails for good; None when the attempt was
-    stopped on purpose, which is no death.
+    max_step_deaths: how often a step may die before it fails for good, and how often in a row an
+    attempt may end before it began one; None when the attempt was stopped on purpose, which is no
+    death.
     """
-    for step in session.execute(
+    running = session.execute(
         select(Step).where(
             col(Step.audit_id) == attempt.audit_id,
             col(Step.lease_token) == attempt.lease_token,
             col(Step.status) == StepStatus.RUNNING,
         )
-    ).scalars():
+    ).scalars()
+    died_at_work = False
+    for step in running:
+        died_at_work = True
         step.lease_token = None
         step.progress = 0.0
         step.status = StepStatus.PENDING
@@ -228,8 +232,39 @@ def return_to_queue(
         cancel_open_steps(session, audit.id)
         move_audit(session, audit.id, AuditStatus.CANCELLED, cause=Cause.USER)
     elif audit.status is AuditStatus.RUNNING:
+        if max_step_deaths and not died_at_work and _never_begins(session, audit.id, max_step_deaths):
+            cancel_open_steps(session, audit.id)
+            error = f"{max_step_deaths} attempts in a row began no step; the last time: {error}"
+            move_audit(session, audit.id, AuditStatus.FAILED, cause=cause, error=error)
+            return
         move_audit(session, audit.id, AuditStatus.QUEUED)
         request_wake_up(session, audit.id)
+
+
+def _never_begins(session: Session, audit_id: str, attempts: int) -> bool:
+    """Whether the last `attempts` of an audit all failed before a step began.
+
+    Such an audit would be claimed again and again, for ever, before all that wait behind it.
+    """
+    latest = (
+        session.execute(
+            select(Attempt)
+            .where(col(Attempt.audit_id) == audit_id)
+            .order_by(col(Attempt.number).desc())
+            .limit(attempts)
+            .execution_options(populate_existing=True)
+        )
+        .scalars()
+        .all()
+    )
+    if len(latest) < attempts or any(attempt.cause is None for attempt in latest):
+        return False
+    begun: int = session.execute(
+        select(func.count())
+        .select_from(Step)
+        .where(col(Step.audit_id) == audit_id, col(Step.started_at) >= latest[-1].started_at)
+    ).scalar_one()
+    return begun == 0
 
 
 def _close_attempt(

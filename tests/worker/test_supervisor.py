@@ -16,7 +16,7 @@ from services.worker import supervisor
 from shared.database import create_database_engine, database_now, transaction
 from shared.leases import claim_audit, request_cancel
 from shared.settings import Settings
-from shared.states import AuditStatus, StepKind, StepStatus
+from shared.states import AuditStatus, Cause, StepKind, StepStatus
 from shared.tables import Attempt, Audit, EditSet, Step
 
 READ_LEASE = "import json, sys, time, signal, os; lease = json.loads(sys.stdin.readline());"
@@ -124,6 +124,34 @@ def test_step_that_kills_its_worker_fails_for_good_at_the_limit(
     assert step.status is StepStatus.FAILED
     assert step.error is not None
     assert "SIGKILL" in step.error
+
+
+def test_audit_whose_child_never_begins_a_step_fails_and_lets_the_next_one_in(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit_id = submit(engine)
+    for attempt in range(settings.max_step_attempts):
+        assert audit_now(engine, audit_id).status is AuditStatus.QUEUED, attempt
+        supervise(engine, settings, monkeypatch, "sys.exit(3)")
+    audit = audit_now(engine, audit_id)
+    assert (audit.status, audit.cause) == (AuditStatus.FAILED, Cause.INFRASTRUCTURE)
+    assert "began no step" in (audit.error or "")
+    assert "exited with status 3" in (audit.error or "")
+    assert only_step(engine).status is StepStatus.CANCELLED
+    assert claim_audit(engine, "worker", settings.lease_seconds) is None
+
+
+def test_attempts_in_which_a_step_began_do_not_end_the_audit(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit_id = submit(engine)
+    begun_and_ended = START_STEP.replace(
+        'step.status, step.lease_token = "running", lease["token"]',
+        "from datetime import UTC, datetime; step.started_at = datetime.now(UTC)",
+    )
+    for script in ("", begun_and_ended, ""):
+        supervise(engine, settings, monkeypatch, script + "\nsys.exit(3)")
+    assert audit_now(engine, audit_id).status is AuditStatus.QUEUED
 
 
 @pytest.mark.parametrize(
