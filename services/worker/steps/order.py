@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, col
 
 from services.worker.steps import analyse, base, edit, plan, tune
 from services.worker.steps.context import AuditContext, StepOutcome, insert_scores
 from services.worker.steps.failures import StepFailed, explain
-from shared.artifacts import Artifact, ArtifactCorrupt
+from shared.artifacts import Artifact
 from shared.database import database_now
 from shared.events import append_event
 from shared.leases import LeaseLost, end_attempt, move_audit
@@ -61,13 +62,18 @@ def next_ready_step(context: AuditContext) -> Step | None:
 
 
 def run_step(context: AuditContext, step: Step) -> None:
-    """Run one step, or take over the result of an identical one; record how it ended."""
+    """Run one step, or take over the result of an identical one; record how it ended.
+
+    Raises:
+        LeaseLost: see `run_ready_steps`.
+        OperationalError: the database was away; the step can be taken up again once it is back.
+    """
     if step.kind in REUSABLE and reuse_identical(context, step):
         return
     start(context, step)
     try:
         outcome = RUN[step.kind](context, step)
-    except LeaseLost:
+    except (LeaseLost, OperationalError):
         raise
     except Exception as error:  # whatever a step raises is that step's failure, not the audit's
         log.exception("step %s failed", step.title)
@@ -182,8 +188,8 @@ def _intact(context: AuditContext, step: Step) -> bool:
         return True
     try:
         context.store.get(Artifact(step.artifact, step.artifact_sha256))
-    except ArtifactCorrupt as corrupt:
-        log.warning("%s; %s is computed again", corrupt, step.title)
+    except Exception as error:  # a store fails in many ways; none may end the child between two steps
+        log.warning("%s: %s; %s is computed again", type(error).__name__, error, step.title)
         return False
     return True
 

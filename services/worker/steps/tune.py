@@ -8,12 +8,16 @@ from pathlib import Path
 
 from services.worker.language_models.weight_delta import applied
 from services.worker.probing.scoring import score
-from services.worker.steps.context import ArmScores, AuditContext, StepOutcome
+from services.worker.steps.context import ArmScores, AuditContext, Records, StepOutcome
 from services.worker.steps.edit import stored_delta
+from services.worker.steps.failures import StepFailed
 from services.worker.steps.measured import measured_probes
 from services.worker.tuning.run import tune
 from shared.measurement import Arm, ProbeKind
+from shared.recipes import Recipe
+from shared.states import Cause
 from shared.tables import Step
+from shared.training_data import content_hash
 
 
 def run(context: AuditContext, step: Step) -> StepOutcome:
@@ -36,7 +40,7 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
         outcome = tune(
             context.language_model,
             recipe,
-            context.records(recipe),
+            planned_records(context, recipe, step.inputs["data"][0]),
             frozen_blocks=step.inputs["frozen_blocks"],
             seed=step.inputs["seed"],
             probe=probe,
@@ -51,6 +55,14 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
         },
         arms=arms,
     )
+
+
+def planned_records(context: AuditContext, recipe: Recipe, planned_hash: str) -> Records:
+    """The recipe's records, which must be those that the step's key was made from."""
+    records = context.records(recipe)
+    if content_hash(records) != planned_hash:
+        raise StepFailed(Cause.USER, f"the data of recipe {recipe.name} changed since the audit began")
+    return records
 
 
 def starting_model(context: AuditContext, step: Step) -> AbstractContextManager[None]:

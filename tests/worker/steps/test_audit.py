@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
 
 from services.worker.editing.catalogue import EDITORS
 from services.worker.editing.editor import EditFailed
 from services.worker.steps.context import AuditContext
-from services.worker.steps.order import run_ready_steps
-from shared.artifacts import ArtifactStore
+from services.worker.steps.order import RUN, run_ready_steps, run_step
+from shared.artifacts import Artifact, ArtifactStore
 from shared.database import create_database_engine, transaction
 from shared.leases import LeaseLost, claim_audit
 from shared.measurement import Arm
@@ -187,6 +188,57 @@ def test_layer_that_the_model_lacks_fails_the_audit_as_the_users_mistake(run_aud
     audit = audit_of(context)
     assert (audit.status, audit.cause) == (AuditStatus.FAILED, Cause.USER)
     assert "blocks 0 to 3" in (audit.error or "")
+
+
+def test_data_that_changed_between_two_attempts_is_not_trained_on(tmp_path: Path) -> None:
+    roots = tmp_path / "records"
+    roots.mkdir()
+    (roots / "data.txt").write_text("One day.\n\nAnother day.\n")
+    body = parity_request(editors=parity_request()["editors"][1:])
+    body["recipes"][0]["data"] = {"source": "file:data.txt"}
+    first = claimed(tmp_path, body)
+    first.settings = first.settings.model_copy(update={"data_roots": (roots,)})
+    run_step(first, first.steps()[0])  # the plan
+    (roots / "data.txt").write_text("One day.\n\nA third day.\n")
+    second = AuditContext(first.engine, first.settings, first.store, first.lease)
+    run_ready_steps(second)
+    tunings = steps_of(second, StepKind.TUNE)
+    assert {(step.status, step.cause) for step in tunings} == {(StepStatus.FAILED, Cause.USER)}
+    assert all("changed since the audit began" in (step.error or "") for step in tunings)
+
+
+def test_step_is_not_failed_by_a_database_that_was_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_the_database(*_: object, **__: object) -> None:
+        raise OperationalError("UPDATE step", {}, Exception("the connection is gone"))
+
+    context = claimed(tmp_path, parity_request())
+    monkeypatch.setitem(RUN, StepKind.PLAN, lose_the_database)
+    with pytest.raises(OperationalError):
+        run_ready_steps(context)
+    assert [step.status for step in context.steps()] == [StepStatus.RUNNING]  # its worker's death frees it
+
+
+def test_result_whose_artifact_cannot_be_read_is_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = parity_request(editors=parity_request()["editors"][1:])
+    run_ready_steps(claimed(tmp_path, body))
+    second = claimed(tmp_path, body)
+    read = second.store.get
+    refused: list[str] = []
+
+    def refuse_once(artifact: Artifact) -> bytes:
+        if not refused:
+            refused.append(artifact.name)
+            raise PermissionError(artifact.name)
+        return read(artifact)
+
+    monkeypatch.setattr(second.store, "get", refuse_once)
+    run_ready_steps(second)
+    assert audit_of(second).status is AuditStatus.SUCCEEDED
+    assert all(step.source_step_id == step.id for step in steps_of(second, StepKind.EDIT))
 
 
 def test_nothing_is_written_after_the_lease_was_taken_over(tmp_path: Path) -> None:
