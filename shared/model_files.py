@@ -15,7 +15,13 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # Any one of these groups is a whole tokenizer.
 TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"), ("vocab.txt",))
-OPTIONAL = ("generation_config.json", TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
+OPTIONAL = (
+    "generation_config.json",
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",  # what instructions are laid out by, so it belongs to the revision too
+)
 CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 BLOCK_COUNT_NAMES = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")

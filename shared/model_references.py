@@ -143,17 +143,19 @@ def _allowed_directory(reference: LocalModel, settings: Settings) -> Path:
     roots = [root.resolve() for root in settings.model_roots]
     if not roots:
         raise ModelNotUsable("local models are not allowed here: no model root is configured")
-    candidates = [(root / reference.path).resolve() for root in roots]  # an absolute path stays as it is
-    allowed = [path for path in candidates if _is_under(path, roots)]
-    if not allowed:
-        raise ModelNotUsable("its directory is not under an allowed model root")
-    directory = next((path for path in allowed if path.is_dir()), None)
-    if directory is None:
-        raise ModelNotUsable("there is no such directory")
     try:
+        candidates = [(root / reference.path).resolve() for root in roots]  # an absolute path stays as it is
+        allowed = [path for path in candidates if _is_under(path, roots)]
+        if not allowed:
+            raise ModelNotUsable("its directory is not under an allowed model root")
+        directory = next((path for path in allowed if path.is_dir()), None)
+        if directory is None:
+            raise ModelNotUsable("there is no such directory")
         strays = [entry.name for entry in directory.iterdir() if not _is_under(entry.resolve(), roots)]
-    except OSError as error:
+    except OSError as error:  # also a name that is too long for the file system
         raise ModelNotUsable(f"its directory cannot be read: {error.strerror}") from error
+    except RuntimeError as error:  # how Python up to 3.12 reports a circle of links
+        raise ModelNotUsable("its directory has links that lead in a circle") from error
     if strays:
         raise ModelNotUsable(f"its file {min(strays)} is a link out of the allowed model roots")
     return directory

@@ -54,7 +54,9 @@ class TrainingData(Strict):
 
     records: tuple[TextRecord | InstructionRecord, ...] | None = Field(None, max_length=MAX_RECORDS)
     source: Annotated[str, Field(pattern=r"^(builtin:docstrings|file:.+)$", max_length=500)] | None = None
-    limit: int | None = Field(None, ge=1, description="Use at most this many records, from the first on.")
+    limit: int | None = Field(
+        None, ge=1, le=100_000_000, description="Use at most this many records, from the first on."
+    )
     held_out_share: float = Field(
         0.1, gt=0, lt=1, description="Share of records kept out of training to measure the task's loss."
     )
@@ -100,7 +102,7 @@ class Recipe(Strict):
     learning_rate: float = Field(1e-4, gt=0, le=1)
     weight_decay: float = Field(0.01, ge=0, le=1)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=1_000_000)
     max_grad_norm: float = Field(1.0, gt=0)
     probe_count: int = Field(6, ge=1, le=50, description="Probes at this many log-spaced steps.")
 

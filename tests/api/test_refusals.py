@@ -98,6 +98,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "data from the network": (recipe(data={"source": "https://example.org/a.txt"}), "/recipes/0/data/source"),
     "data file that is not there": (recipe(data={"source": "file:absent.txt"}), "/recipes/0/data/source"),
     "data file out of its root": (recipe(data={"source": "file:../../etc/passwd"}), "/recipes/0/data/source"),
+    "more records than any machine counts": (
+        recipe(data={"source": "builtin:docstrings", "limit": 10**30}),
+        "/recipes/0/data/limit",
+    ),
     "model of an unknown kind": (top(model="https://example.org/model"), "/model"),
     "unknown built-in model": (top(model="builtin:atlas"), "/model"),
     "local model without a root": (top(model="local:/etc"), "/model"),

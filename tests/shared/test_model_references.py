@@ -221,6 +221,19 @@ def test_missing_local_directory_is_refused(directory: Path, settings: Settings)
         inspect_model(LocalModel(Path("absent")), settings)
 
 
+def test_name_that_no_file_system_takes_is_refused(directory: Path, settings: Settings) -> None:
+    with pytest.raises(ModelNotUsable, match="cannot be read"):
+        inspect_model(LocalModel(Path("m" * 300)), settings)
+
+
+@pytest.mark.parametrize("path", ["circle", "tiny"])
+def test_links_that_lead_in_a_circle_are_refused(path: str, directory: Path, settings: Settings) -> None:
+    for place in (directory, directory.parent):
+        (place / "circle").symlink_to("circle")
+    with pytest.raises(ModelNotUsable, match="circle"):
+        inspect_model(LocalModel(Path(path)), settings)
+
+
 def test_local_models_are_refused_when_no_root_is_configured(directory: Path, settings: Settings) -> None:
     bare = settings.model_copy(update={"model_roots": ()})
     with pytest.raises(ModelNotUsable, match="no model root is configured"):
@@ -367,6 +380,17 @@ def test_content_revision_changes_with_any_byte_that_is_loaded(directory: Path) 
     weights[-1] ^= 1
     (directory / "model.safetensors").write_bytes(weights)
     assert content_revision(directory) != before
+
+
+def test_content_revision_changes_with_the_chat_template(directory: Path) -> None:
+    before = content_revision(directory)
+    (directory / "chat_template.jinja").write_text("{{ messages }}")
+    assert content_revision(directory) != before
+
+
+def test_chat_template_is_fetched_with_the_model(hub: Hub, settings: Settings) -> None:
+    push(hub, {**tiny_gpt2_files(), "chat_template.jinja": b"{{ messages }}"})
+    assert (fetch(TINY, settings) / "chat_template.jinja").read_bytes() == b"{{ messages }}"
 
 
 def test_content_revision_ignores_files_that_are_not_loaded(directory: Path) -> None:
