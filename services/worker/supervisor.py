@@ -105,15 +105,15 @@ def _watch(
         if kill_at is not None and time.monotonic() >= kill_at:
             _signal_group(child, signal.SIGKILL)
             continue
+        status: AuditStatus | None = None
         try:
             status = renew(engine, lease)
             renewed_at = time.monotonic()
+            beat(settings)
         except OperationalError as error:  # the database is away; our lease may still hold
             log.warning("could not renew the lease: %s", error.orig)
             if time.monotonic() - renewed_at > lease.seconds:
                 raise LeaseLost("the lease could not be renewed in time") from error
-            continue
-        beat(settings)
         if kill_at is None and (status is AuditStatus.CANCELLING or shutting_down.is_set()):
             _signal_group(child, signal.SIGTERM)
             kill_at = time.monotonic() + settings.cancel_grace_seconds

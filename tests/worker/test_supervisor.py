@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from sqlalchemy import Engine, select, update
+from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
 
 from services.worker import supervisor
@@ -239,3 +240,20 @@ def _stop_once_running(engine: Engine, shutting_down: threading.Event) -> None:
             break
         time.sleep(0.02)
     shutting_down.set()
+
+
+def test_supervisor_is_stopped_although_the_database_is_away(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def renew(*_: object) -> AuditStatus:
+        raise OperationalError("UPDATE attempt", {}, Exception("the connection is gone"))
+
+    monkeypatch.setattr(supervisor, "renew", renew)
+    monkeypatch.setattr(supervisor, "CHILD_COMMAND", (sys.executable, "-c", "import time; time.sleep(600)"))
+    audit_id = submit(engine)
+    lease = claim_audit(engine, "worker", settings.lease_seconds)
+    assert lease is not None
+    shutting_down = threading.Event()
+    shutting_down.set()
+    supervisor.supervise(engine, settings, lease, shutting_down)
+    assert audit_now(engine, audit_id).status is AuditStatus.QUEUED
