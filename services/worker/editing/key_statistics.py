@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,6 +18,8 @@ from services.worker.editing.corpora import Corpus
 from services.worker.language_models.batching import split_by_tokens
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.taps import Tap, read_taps
+
+log = logging.getLogger(__name__)
 
 # Raised whenever the same corpus would give other numbers, so that older files are not read.
 CACHE_VERSION = 1
@@ -69,7 +73,8 @@ def collect_key_statistics(
     dtype, the corpus and the layer; what is there already is not computed again.
     """
     kept = {layer: cache_path(cache, language_model, corpus, layer) for layer in layers} if cache else {}
-    stored = {layer: load_file(path) for layer, path in kept.items() if path.exists()}
+    found = {layer: read_kept(path) for layer, path in kept.items()}
+    stored = {layer: tensors for layer, tensors in found.items() if tensors is not None}
     missing = [layer for layer in layers if layer not in stored]
     if missing:
         for layer, moment in stream_second_moments(language_model, corpus, missing, token_budget).items():
@@ -109,6 +114,17 @@ def cache_path(cache: Path, language_model: LanguageModel, corpus: Corpus, layer
         [CACHE_VERSION, language_model.revision, str(language_model.dtype), corpus.identity, layer]
     )
     return cache / f"key-statistics-{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
+
+
+def read_kept(path: Path) -> dict[str, Tensor] | None:
+    """What `write_whole` wrote; None where nothing is or where a crash of the machine left it damaged."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        return None
+    except SafetensorError:
+        log.warning("%s is damaged and is computed again", path)
+        return None
 
 
 def write_whole(path: Path, tensors: dict[str, Tensor]) -> None:

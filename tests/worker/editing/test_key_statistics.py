@@ -69,6 +69,16 @@ def test_stored_statistics_serve_another_choice_of_layers(tmp_path: Path) -> Non
     assert again.second_moments.keys() == {2}
 
 
+@pytest.mark.parametrize("left", [0, 40])
+def test_stored_statistics_that_were_cut_off_are_computed_again(tmp_path: Path, left: int) -> None:
+    language_model = tiny_language_model("gpt2")
+    first = collect_key_statistics(language_model, GivenTexts(TEXTS), [1], token_budget=100, cache=tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:left])
+    again = collect_key_statistics(language_model, GivenTexts(TEXTS), [1], token_budget=100, cache=tmp_path)
+    assert torch.equal(again.second_moments[1], first.second_moments[1])
+
+
 @pytest.mark.parametrize("change", ["revision", "texts"])
 def test_stored_statistics_do_not_serve_another_model_or_corpus(tmp_path: Path, change: str) -> None:
     language_model = tiny_language_model("gpt2")
