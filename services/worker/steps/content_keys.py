@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE_ROOTS = (Path(__file__).parents[1], Path(__file__).parents[3] / "shared")
-NUMERIC_PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy")
+NUMERIC_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "numpy", "scipy")
 
 
 def content_key(**parts: Any) -> str:

@@ -30,7 +30,7 @@ def held_out_loss(
     return total / scored
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not in inference mode: what a model keeps from this pass may be needed to train it
 def summed_loss(
     language_model: LanguageModel, examples: Sequence[Example], side: PaddingSide = "right"
 ) -> float:

@@ -49,3 +49,14 @@ def test_model_that_knows_nothing_scores_the_log_of_the_vocabulary() -> None:
     with torch.no_grad():
         model.model.get_parameter("lm_head.weight").zero_()
     assert held_out_loss(model, dataset()) == pytest.approx(math.log(160), rel=RELATIVE)
+
+
+def test_what_a_model_keeps_from_the_pass_can_be_trained_with() -> None:
+    language_model = tiny_language_model("llama")
+    kept: list[torch.Tensor] = []
+    head = language_model.model.get_submodule(language_model.anatomy.head)
+    handle = head.register_forward_hook(lambda _module, _args, output: kept.append(output))
+    held_out_loss(language_model, dataset())
+    handle.remove()
+    assert kept
+    assert not any(tensor.is_inference() or tensor.requires_grad for tensor in kept)
