@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +17,7 @@ from sqlalchemy.types import TypeDecorator
 from sqlmodel import Session
 
 SQLITE_BUSY_TIMEOUT_MILLISECONDS = 30_000
+WAL_RETRY_SECONDS = 0.02
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -72,8 +75,8 @@ def create_database_engine(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver must not begin transactions on its own
+        _use_write_ahead_log(connection)
         for pragma in (
-            "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
             f"busy_timeout = {SQLITE_BUSY_TIMEOUT_MILLISECONDS}",
@@ -86,6 +89,23 @@ def create_database_engine(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Switch a database to WAL, once and for all connections.
+
+    Alone among statements the switch does not wait for a lock, whatever the busy timeout: of two
+    processes that open a new database at once, one is told that it is locked.
+    """
+    deadline = time.monotonic() + SQLITE_BUSY_TIMEOUT_MILLISECONDS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_RETRY_SECONDS)
 
 
 @contextmanager

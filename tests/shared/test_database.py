@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlmodel import col
 
-from shared.database import database_now, reading, transaction
+from shared.database import create_database_engine, database_now, reading, transaction
 from shared.states import AuditStatus
 from shared.tables import Audit, Step
 from tests.support.audits import add_audit, add_step
@@ -105,3 +108,18 @@ def test_failed_transaction_leaves_nothing(engine: Engine) -> None:
     with reading(engine) as session:
         assert session.get_one(Audit, audit_id).status is AuditStatus.QUEUED
     assert count_audits(engine) == 1
+
+
+def test_new_database_is_opened_although_another_connection_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE something (id INTEGER)")
+    other.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(0.3, other.execute, ("COMMIT",))
+    release.start()
+    engine = create_database_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+    release.join()
+    other.close()
+    engine.dispose()
