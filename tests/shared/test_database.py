@@ -110,11 +110,11 @@ def test_failed_transaction_leaves_nothing(engine: Engine) -> None:
     assert count_audits(engine) == 1
 
 
-def test_new_database_is_opened_although_another_connection_holds_it(tmp_path: Path) -> None:
+def test_new_database_is_opened_although_another_connection_is_writing_to_it(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("CREATE TABLE something (id INTEGER)")
-    other.execute("BEGIN EXCLUSIVE")
+    other.execute("BEGIN IMMEDIATE")
     release = threading.Timer(0.3, other.execute, ("COMMIT",))
     release.start()
     engine = create_database_engine(f"sqlite:///{path}")
