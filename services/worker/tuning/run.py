@@ -88,8 +88,9 @@ def tune(
             with deployed(language_model, learner):
                 loss_after = held_out_loss(language_model, held_out)
 
-    if not math.isfinite(loss_after):
-        raise TrainingDiverged(recipe.steps, f"the held-out loss is {loss_after}")
+    for step, loss in ((0, loss_before), (recipe.steps, loss_after)):
+        if not math.isfinite(loss):  # JSON has no such number, and nothing could be compared with it
+            raise TrainingDiverged(step, f"the held-out loss is {loss}")
     return TuningOutcome(
         held_out_loss_before=loss_before,
         held_out_loss_after=loss_after,

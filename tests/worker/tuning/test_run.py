@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from services.worker.tuning import run as run_module
 from services.worker.tuning.errors import RecipeDoesNotFit, TrainingDiverged
 from services.worker.tuning.objectives import packed_texts
 from shared.recipes import FullUpdate, LoraUpdate, Objective, TrainingData, Update, log_spaced_steps
@@ -140,6 +142,19 @@ def test_divergence_stops_the_run_before_it_is_probed_and_restores_the_model(
         run(model, recipe(update=update, probe_count=6), tmp_path, probe=probed.append)
     assert (caught.value.step, probed) == (1, [])
     assert changed(before, weights_of(model)) == set()
+
+
+@pytest.mark.parametrize(
+    ("losses", "step"), [((math.nan, 4.0), 0), ((math.inf, 4.0), 0), ((4.0, math.nan), 3)]
+)
+def test_held_out_loss_that_is_no_number_is_never_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: tuple[float, float], step: int
+) -> None:
+    measured = iter(losses)
+    monkeypatch.setattr(run_module, "held_out_loss", lambda *_: next(measured))
+    with pytest.raises(TrainingDiverged) as caught:
+        run(tiny_language_model(), recipe(steps=3), tmp_path)
+    assert caught.value.step == step
 
 
 def test_error_in_a_probe_restores_the_model(tmp_path: Path) -> None:
