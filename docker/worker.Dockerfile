@@ -1,8 +1,10 @@
-# A worker. TORCH_BUILD: `cpu`, or `cuda`, which is several gigabytes larger.
+# A worker. TORCH_BUILD: `cpu`, or `cuda`, which is several gigabytes larger. TORCH_CPU_INDEX: the package
+# index that has torch built for CPUs alone, by its URL.
 ARG PYTHON=3.12-slim-bookworm
 
 FROM python:${PYTHON} AS build
 ARG TORCH_BUILD=cpu
+ARG TORCH_CPU_INDEX
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH
@@ -11,7 +13,7 @@ WORKDIR /source
 # by default comes with CUDA; the build for CPUs has to be there first to be taken as it is.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN case "$TORCH_BUILD" in \
-      cpu) pip install --no-deps --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' constraints.txt)" ;; \
+      cpu) pip install --no-deps --index-url "${TORCH_CPU_INDEX:?}" "$(grep '^torch==' constraints.txt)" ;; \
       cuda) ;; \
       *) echo "TORCH_BUILD must be cpu or cuda, not '$TORCH_BUILD'" >&2; exit 1 ;; \
     esac

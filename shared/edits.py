@@ -78,7 +78,11 @@ class Edit(Statement):
             raise ValueError("prompt: must contain '{}' exactly once, in place of the subject")
         if self.target_new.casefold() == self.target_true.casefold():
             raise ValueError("target_new: is the same as target_true")
+        asked = {" ".join(self.full_prompt.split())}
         for index, paraphrase in enumerate(self.paraphrases):
+            if " ".join(paraphrase.split()) in asked:
+                raise ValueError(f"paraphrases.{index}: repeats the prompt or an earlier paraphrase")
+            asked.add(" ".join(paraphrase.split()))
             if self.subject not in paraphrase:
                 raise ValueError(f"paraphrases.{index}: does not contain the subject '{self.subject}'")
         return self

@@ -13,7 +13,7 @@ from shared.model_files import content_revision as content_revision
 from shared.model_files import examine_directory
 from shared.settings import Settings
 
-BUILTIN_MODELS = ("almanac",)
+BUILTIN_MODELS = {"almanac": 6}  # how many blocks each has
 DEFAULT_REVISION = "main"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]*", re.ASCII)
@@ -97,7 +97,7 @@ def inspect_model(reference: ModelReference, settings: Settings) -> InspectedMod
     """
     match reference:
         case BuiltinModel():
-            return InspectedModel(reference, None, None, None, None)
+            return InspectedModel(reference, None, None, None, BUILTIN_MODELS[reference.name])
         case LocalModel():
             files = examine_directory(_allowed_directory(reference, settings))
             revision = None

@@ -34,7 +34,7 @@ class EditorChoice(Strict):
     @model_validator(mode="after")
     def _known_and_valid(self) -> Self:
         if self.name not in CATALOGUE:
-            raise ValueError(f"unknown editor '{self.name}'; known: {', '.join(sorted(CATALOGUE))}")
+            raise ValueError(f"name: unknown editor '{self.name}'; known: {', '.join(sorted(CATALOGUE))}")
         if len(set(self.paraphrases)) != len(self.paraphrases):
             raise ValueError("'paraphrases' names a count twice")
         try:
@@ -131,7 +131,7 @@ class AuditRequest(Strict):
     def _edits_agree(self) -> Self:
         first_at: dict[str, int] = {}
         for index, edit in enumerate(self.edits):
-            earlier = first_at.setdefault(edit.full_prompt, index)
+            earlier = first_at.setdefault(" ".join(edit.full_prompt.split()), index)
             if earlier != index:
                 same = edit.target_new == self.edits[earlier].target_new
                 relation = "repeats" if same else "conflicts with"

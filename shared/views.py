@@ -101,6 +101,7 @@ class ResultRow(View):
     paraphrases: int | None
     recipe: str | None
     freeze: str | None
+    frozen_blocks: str | None  # their indices, e.g. "1 2 3": tells apart tunings of the base for two editors
     seed: int | None
     arm: Arm
     tuning_step: int

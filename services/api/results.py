@@ -176,4 +176,6 @@ def _result_row(step: Step, probe: ProbeRow, mode: Mode) -> ResultRow:
     }
     axes = {axis: step.inputs.get(axis) for axis in ("editor", "paraphrases", "recipe", "freeze", "seed")}
     scores = probe.model_dump(include=set(ResultRow.model_fields))
-    return ResultRow(**axes, **scores, mode=mode, right=right[mode])
+    frozen = step.inputs.get("frozen_blocks")
+    blocks = None if frozen is None else " ".join(map(str, frozen))
+    return ResultRow(**axes, **scores, frozen_blocks=blocks, mode=mode, right=right[mode])

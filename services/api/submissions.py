@@ -114,7 +114,7 @@ def _check_model(request: AuditRequest, settings: Settings, inspector: ModelInsp
     if model.block_count is not None:
         faults = []
         for index, choice in enumerate(request.editors):
-            chosen = CATALOGUE[choice.name].hyperparameters.model_validate(choice.hyperparameters)
+            chosen = CATALOGUE[choice.name].settle(request.model, choice.hyperparameters)
             try:
                 chosen.edited_layers(model.block_count)
             except ValueError as error:

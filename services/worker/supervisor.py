@@ -105,6 +105,8 @@ def _watch(
         if kill_at is not None and time.monotonic() >= kill_at:
             _signal_group(child, signal.SIGKILL)
             continue
+        if time.monotonic() - renewed_at < settings.heartbeat_seconds and not shutting_down.is_set():
+            continue
         status: AuditStatus | None = None
         try:
             status = renew(engine, lease)

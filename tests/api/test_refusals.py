@@ -63,10 +63,18 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "label key with a quotation mark": (top(labels={'te"am': "a"}), '/labels/te"am'),
     "repeated edit": (repeat_edit(), "/edits/1"),
     "conflicting edit": (repeat_edit(target_new="Nice"), "/edits/1"),
-    "unknown editor": (top(editors=[{"name": "grafting"}]), "/editors/0"),
+    "unknown editor": (top(editors=[{"name": "grafting"}]), "/editors/0/name"),
     "wrong hyperparameter": (
         top(editors=[{"name": "memit", "hyperparameters": {"v_lr": -1}}]),
         "/editors/0/hyperparameters/v_lr",
+    ),
+    "layer that the built-in model lacks": (
+        top(editors=[{"name": "memit", "hyperparameters": {"layers": [6]}}]),
+        "/editors/0/hyperparameters/layers",
+    ),
+    "paraphrase that repeats the prompt": (
+        edit(paraphrases=["The  capital of France is"]),
+        "/edits/0/paraphrases/0",
     ),
     "more paraphrases asked for than there are": (
         top(editors=[{"name": "memit", "paraphrases": [5]}]),

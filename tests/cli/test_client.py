@@ -200,6 +200,7 @@ RESULT_ROW = {
     "paraphrases": 0,
     "recipe": "english",
     "freeze": "none",
+    "frozen_blocks": "",
     "seed": 0,
     "arm": "edited",
     "tuning_step": 0,

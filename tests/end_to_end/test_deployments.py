@@ -18,6 +18,7 @@ from tests.end_to_end.conftest import Deployment
 from tests.support.parity_audit import parity_request
 
 END_SECONDS = 240.0
+MEASURED = {"prompt", "answer", "right", "log_prob_answer", "log_prob_alternative", "predicted_token"}
 
 
 def follow_to_the_end(deployment: Deployment, audit_id: str) -> AuditView:
@@ -65,6 +66,8 @@ def test_audit_is_accepted_run_and_reported(deployment: Deployment) -> None:
     rows = list(client.results(submitted.id))
     assert {row.arm for row in rows} == set(Arm)
     assert {row.mode for row in rows} == set(Mode)
+    told_apart = {tuple(row.model_dump(exclude=MEASURED).values()) for row in rows}
+    assert len(told_apart) == len(rows)
     answer = httpx.get(
         f"{client.url}/audits/{submitted.id}/results", headers={"Accept": "text/csv"}, trust_env=False
     )

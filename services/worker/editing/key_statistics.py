@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -111,7 +112,10 @@ def stream_second_moments(
 
 def cache_path(cache: Path, language_model: LanguageModel, corpus: Corpus, layer: int) -> Path:
     content = json.dumps(
-        [CACHE_VERSION, language_model.revision, str(language_model.dtype), corpus.identity, layer]
+        [
+            *(CACHE_VERSION, torch.__version__, transformers.__version__, language_model.device.type),
+            *(language_model.revision, str(language_model.dtype), corpus.identity, layer),
+        ]
     )
     return cache / f"key-statistics-{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
 

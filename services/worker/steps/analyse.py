@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import torch
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select
 from sqlmodel import col
 
 from services.worker.analysis.inputs import AuditFindings, ScoredProbe, Trial
@@ -23,13 +23,13 @@ from shared.measurement import Arm, FactKind, ProbeKind, ProbeScore
 from shared.reports import Provenance, StepProblem
 from shared.requests import Configuration
 from shared.states import StepKind, StepStatus
-from shared.tables import Audit, ProbeRow, Step, StoredReport
+from shared.tables import ProbeRow, Step, StoredReport
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scipy")
 
 
 def run(context: AuditContext, step: Step) -> StepOutcome:
-    """Write the report, its page and the audit's verdict in one fenced transaction."""
+    """Write the report and its page in one fenced transaction; the verdict counts when the audit ends."""
     report = build_report(gather(context))
     page = context.store.put(render_page(report).encode(), ".html")
     with context.fenced() as session:
@@ -43,7 +43,6 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
                 created_at=database_now(),
             )
         )
-        session.execute(update(Audit).where(col(Audit.id) == step.audit_id).values(verdict=report.verdict))
         append_event(session, step.audit_id, "audit.verdict", verdict=report.verdict, why=report.why)
     return StepOutcome(record={"verdict": report.verdict}, artifact=page)
 

@@ -11,13 +11,14 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, col
 
 from services.worker.steps import analyse, base, edit, plan, tune
+from services.worker.steps.content_keys import code_version, content_key
 from services.worker.steps.context import AuditContext, StepOutcome, insert_scores
 from services.worker.steps.failures import StepFailed, explain
 from shared.artifacts import Artifact
 from shared.database import database_now
 from shared.events import append_event
 from shared.leases import LeaseLost, end_attempt, move_audit
-from shared.states import AuditStatus, StepKind, StepStatus
+from shared.states import AuditStatus, StepKind, StepStatus, Verdict
 from shared.tables import Audit, Step
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,10 @@ def run_step(context: AuditContext, step: Step) -> None:
         LeaseLost: see `run_ready_steps`.
         OperationalError: the database was away; the step can be taken up again once it is back.
     """
-    if step.kind in REUSABLE and reuse_identical(context, step):
-        return
+    if step.kind in REUSABLE:
+        key_by_running_code(context, step)
+        if reuse_identical(context, step):
+            return
     start(context, step)
     try:
         outcome = RUN[step.kind](context, step)
@@ -135,6 +138,15 @@ def skip(context: AuditContext, step: Step) -> None:
         append_event(session, step.audit_id, "step.skipped", step=step.title)
 
 
+def key_by_running_code(context: AuditContext, step: Step) -> None:
+    """Give a step that other code planned (before an upgrade) a key that names the code that runs it."""
+    plan_record = context.steps()[0].outcome or {}
+    if plan_record.get("code_version") != code_version():
+        step.key = content_key(planned=step.key)
+        with context.fenced() as session:
+            _set(session, step, key=step.key)
+
+
 def reuse_identical(context: AuditContext, step: Step) -> bool:
     """Let the step stand for an identical one that succeeded before, if its artifact is intact."""
     with context.fenced() as session:
@@ -168,13 +180,17 @@ def end_audit(context: AuditContext) -> None:
     steps = context.steps()
     broken = next((step for step in steps if step.status is StepStatus.FAILED), None)
     tuned = [step for step in steps if step.kind is StepKind.TUNE and step.inputs["edit_step"] is not None]
-    reported = any(step.kind is StepKind.ANALYSE and step.status is StepStatus.SUCCEEDED for step in steps)
+    report = next((step.outcome for step in steps if step.kind is StepKind.ANALYSE and step.outcome), None)
     measured = any(step.status is StepStatus.SUCCEEDED for step in tuned)
     with context.fenced() as session:
         audit = session.get_one(Audit, context.lease.audit_id, populate_existing=True)
         if audit.status is not AuditStatus.RUNNING:
             raise LeaseLost(f"audit {audit.id} is {audit.status}; the supervisor ends it")
-        if reported and measured:
+        if report is not None:
+            session.execute(
+                update(Audit).where(col(Audit.id) == audit.id).values(verdict=Verdict(report["verdict"]))
+            )
+        if report is not None and measured:
             move_audit(session, audit.id, AuditStatus.SUCCEEDED)
         else:
             error = f"{broken.title}: {broken.error}" if broken else "no trial succeeded"

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from services.worker.steps.content_keys import content_key
+from services.worker.steps.content_keys import code_version, content_key
 from services.worker.steps.context import AuditContext, StepOutcome
 from services.worker.steps.failures import StepFailed
 from services.worker.tuning.freezing import frozen_blocks
@@ -88,7 +88,9 @@ def run(context: AuditContext, _step: Step) -> StepOutcome:
         session.execute(
             update(Audit).where(col(Audit.id) == context.audit.id).values(model_revision=model.revision)
         )
-    return StepOutcome(record={"data_hashes": hashes, "blocks": len(model.anatomy.blocks)})
+    return StepOutcome(
+        record={"code_version": code_version(), "data_hashes": hashes, "blocks": len(model.anatomy.blocks)}
+    )
 
 
 def lay_out(layout: Layout, request: AuditRequest, block_count: int) -> None:
@@ -161,6 +163,7 @@ def add_tuning(
     }
     same = f"{inputs['edit_step']}/{recipe.name}/{seed}/{frozen_blocks}/{freeze if edit else ''}"
     if same not in layout.tuned:
-        title = f"tune: {of}, {recipe.name}, freeze={freeze}, seed {seed}"
+        blocks = f" (blocks {', '.join(map(str, frozen_blocks))})" if frozen_blocks else ""
+        title = f"tune: {of}, {recipe.name}, freeze={freeze}{blocks}, seed {seed}"
         layout.tuned[same] = layout.add(StepKind.TUNE, title, needs, **inputs)
     return layout.tuned[same]

@@ -52,6 +52,7 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
             "held_out_loss_before": outcome.held_out_loss_before,
             "held_out_loss_after": outcome.held_out_loss_after,
             "tokens_seen": outcome.tokens_seen,
+            "warnings": left_out_warnings(recipe.name, outcome.left_out),
         },
         arms=arms,
     )
@@ -63,6 +64,11 @@ def planned_records(context: AuditContext, recipe: Recipe, planned_hash: str) ->
     if content_hash(records) != planned_hash:
         raise StepFailed(Cause.USER, f"the data of recipe {recipe.name} changed since the audit began")
     return records
+
+
+def left_out_warnings(recipe: str, records: int) -> list[str]:
+    """Say that records were not used, so that nobody believes they were."""
+    return [f"recipe {recipe}: {records} records do not fit the sequence length"] if records else []
 
 
 def starting_model(context: AuditContext, step: Step) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ from services.worker.almanac import MODEL_DIRECTORY, load_facts
 from services.worker.almanac.recall import exactly_right, held_out_questions
 from services.worker.almanac.tracing import draw_interchanges, interchange_shares
 from services.worker.language_models.loading import LanguageModel, load_language_model
+from shared.model_references import BUILTIN_MODELS
 
 LARGEST_BYTES = 9_000_000
 
@@ -17,6 +18,10 @@ LARGEST_BYTES = 9_000_000
 @cache
 def almanac() -> LanguageModel:
     return load_language_model(MODEL_DIRECTORY, reference="builtin:almanac", revision="test", dtype="float32")
+
+
+def test_the_gateway_knows_how_many_blocks_it_has() -> None:
+    assert len(almanac().anatomy.blocks) == BUILTIN_MODELS["almanac"]
 
 
 def test_its_files_stay_within_nine_megabytes() -> None:

@@ -14,6 +14,7 @@ from sqlmodel import SQLModel
 
 from services.worker.editing.catalogue import EDITORS
 from services.worker.editing.editor import EditFailed
+from services.worker.steps import order
 from services.worker.steps.context import AuditContext
 from services.worker.steps.order import RUN, run_ready_steps, run_step
 from shared.artifacts import Artifact, ArtifactStore
@@ -251,3 +252,22 @@ def test_nothing_is_written_after_the_lease_was_taken_over(tmp_path: Path) -> No
     with transaction(context.engine) as session:
         assert len(session.execute(select(Event)).all()) == events
     assert [step.status for step in context.steps()] == [StepStatus.PENDING]
+
+
+def test_step_planned_by_other_code_is_kept_apart_from_what_that_code_computed(
+    finished: AuditContext, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = claimed(folder, parity_request())
+    run_step(context, context.steps()[0])
+    monkeypatch.setattr(order, "code_version", lambda: "another")
+    run_step(context, steps_of(context, StepKind.BASE)[0])
+    base, old = steps_of(context, StepKind.BASE)[0], steps_of(finished, StepKind.BASE)[0]
+    assert base.source_step_id == base.id
+    assert base.key != old.key
+
+
+def test_tunings_of_the_base_for_editors_of_different_layers_have_titles_of_their_own(
+    finished: AuditContext,
+) -> None:
+    titles = [step.title for step in finished.steps()]
+    assert len(set(titles)) == len(titles)
