@@ -52,9 +52,12 @@ class EditorChoice(Strict):
 
 
 class Controls(Strict):
-    """Facts nobody edits. Without `facts`, neighbourhood prompts of the edits serve."""
+    """Facts nobody edits. Without `facts`, neighbourhood prompts and `unedited` records serve."""
 
     facts: tuple[ControlFact, ...] = Field((), max_length=MAX_EDITS)
+    unedited: tuple[Edit, ...] = Field(
+        (), max_length=MAX_EDITS, description="Records that are not carried out; they keep `target_true`."
+    )
     maximum: int = Field(200, ge=1, le=MAX_EDITS, description="Keep at most this many.")
 
 

@@ -16,7 +16,7 @@ def run(context: AuditContext, _step: Step) -> StepOutcome:
     request = context.request
     probes = edit_probes(request.edits, held_back_paraphrases(request))
     scores = score(context.language_model, probes)
-    candidates = control_candidates(request.edits, request.controls.facts)
+    candidates = control_candidates(request.edits, request.controls.facts, request.controls.unedited)
     candidate_scores = score(context.language_model, control_probes(candidates))
     controls = choose_controls(candidates, candidate_scores, request.edits, request.controls.maximum)
     control_scores = dict(zip(candidates, candidate_scores, strict=True))

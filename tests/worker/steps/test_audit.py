@@ -271,3 +271,16 @@ def test_tunings_of_the_base_for_editors_of_different_layers_have_titles_of_thei
 ) -> None:
     titles = [step.title for step in finished.steps()]
     assert len(set(titles)) == len(titles)
+
+
+def test_unedited_records_serve_as_controls_when_the_request_names_no_facts(tmp_path: Path) -> None:
+    edits = parity_request()["edits"]
+    context = claimed(tmp_path, parity_request(edits=edits[:2], controls={"unedited": edits[2:]}))
+    for position in range(2):  # the plan, then the base
+        run_step(context, context.steps()[position])
+    base = steps_of(context, StepKind.BASE)[0]
+    assert base.outcome is not None
+    assert base.outcome["control_candidates"] == len(edits[2:])
+    true_answers = {edit["subject"]: edit["target_true"] for edit in edits[2:]}
+    assert base.outcome["controls"]
+    assert all(true_answers[fact["subject"]] == fact["answer"] for fact in base.outcome["controls"])
