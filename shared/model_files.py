@@ -39,6 +39,10 @@ class ModelNotUsable(Exception):
         self.reason = reason
 
 
+class HubUnavailable(ModelNotUsable):
+    """The hub gives no answer now; nothing is known of the model, and trying again may help."""
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """What a decoder's configuration says, and the names of all the files it is loaded from."""

@@ -22,7 +22,14 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
     hf_raise_for_status,
 )
 
-from shared.model_files import CONFIG, MAX_JSON_BYTES, ModelFiles, ModelNotUsable, examine_files
+from shared.model_files import (
+    CONFIG,
+    MAX_JSON_BYTES,
+    HubUnavailable,
+    ModelFiles,
+    ModelNotUsable,
+    examine_files,
+)
 from shared.settings import Settings
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -117,8 +124,9 @@ def _plain_errors(repository: str, revision: str) -> Iterator[None]:
         raise ModelNotUsable(f"{repository} misses a file that the hub lists") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        raise ModelNotUsable(f"the hub answered with status {status} for {repository}") from error
+        kind = HubUnavailable if status >= 500 else ModelNotUsable
+        raise kind(f"the hub answered with status {status} for {repository}") from error
     except (httpx2.HTTPError, OSError) as error:
-        raise ModelNotUsable(f"the hub cannot be reached: {type(error).__name__}") from error
+        raise HubUnavailable(f"the hub cannot be reached: {type(error).__name__}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ModelNotUsable("the hub's answer makes no sense; is it a model hub?") from error

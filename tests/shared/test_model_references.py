@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from shared.model_files import HubUnavailable
 from shared.model_references import (
     BuiltinModel,
     HubModel,
@@ -301,7 +302,7 @@ def test_fetched_model_needs_the_hub_no_more(hub: Hub, settings: Settings) -> No
 def test_interrupted_fetch_is_completed_by_the_next(hub: Hub, settings: Settings) -> None:
     commit = push(hub, tiny_gpt2_files())
     hub.broken["cdn"] = 500
-    with pytest.raises(ModelNotUsable, match="status 500"):
+    with pytest.raises(HubUnavailable, match="status 500"):
         model_directory(TINY, commit, settings, builtin_directories={})
     hub.broken.clear()
     directory = model_directory(TINY, commit, settings, builtin_directories={})
@@ -352,7 +353,7 @@ def test_token_found_on_the_machine_is_not_used(
 
 def test_broken_hub_is_named_as_the_cause(hub: Hub, settings: Settings) -> None:
     hub.broken["hub"] = 503
-    with pytest.raises(ModelNotUsable, match="status 503"):
+    with pytest.raises(HubUnavailable, match="status 503"):
         inspect_model(TINY, settings)
 
 
@@ -360,7 +361,7 @@ def test_unreachable_hub_is_named_as_the_cause(settings: Settings) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         away = settings.model_copy(update={"hub_endpoint": f"http://127.0.0.1:{closed.getsockname()[1]}"})
-        with pytest.raises(ModelNotUsable, match="hub cannot be reached"):
+        with pytest.raises(HubUnavailable, match="hub cannot be reached"):
             inspect_model(TINY, away)
 
 
@@ -370,7 +371,7 @@ def test_silent_hub_is_given_up_on(settings: Settings) -> None:
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         away = settings.model_copy(update={"hub_endpoint": url, "hub_timeout_seconds": 0.2})
-        with pytest.raises(ModelNotUsable, match="hub cannot be reached"):
+        with pytest.raises(HubUnavailable, match="hub cannot be reached"):
             inspect_model(TINY, away)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from shared.measurement import FactKind, Probe, ProbeKind
@@ -25,40 +26,15 @@ def edit_probes(edits: Sequence[Edit], paraphrases_trained_on: int) -> list[Prob
 
 
 def _of_edit(index: int, edit: Edit, paraphrases_trained_on: int) -> Iterator[Probe]:
-    fact_id = edit_id(index)
-    yield Probe(
-        fact_id=fact_id,
-        fact_kind=FactKind.EDIT,
-        probe_kind=ProbeKind.REWRITE,
-        index=0,
-        prompt=edit.full_prompt,
-        answer=edit.target_new,
-        alternative=edit.target_true,
-        relation=edit.relation,
-    )
+    of_edit = partial(Probe, fact_id=edit_id(index), fact_kind=FactKind.EDIT, relation=edit.relation)
+    changed = partial(of_edit, answer=edit.target_new, alternative=edit.target_true)
+    kept = partial(of_edit, answer=edit.target_true, alternative=edit.target_new)
+    yield changed(probe_kind=ProbeKind.REWRITE, index=0, prompt=edit.full_prompt)
     for position, paraphrase in enumerate(edit.paraphrases):
         if position >= paraphrases_trained_on:
-            yield Probe(
-                fact_id=fact_id,
-                fact_kind=FactKind.EDIT,
-                probe_kind=ProbeKind.PARAPHRASE,
-                index=position,
-                prompt=paraphrase,
-                answer=edit.target_new,
-                alternative=edit.target_true,
-                relation=edit.relation,
-            )
+            yield changed(probe_kind=ProbeKind.PARAPHRASE, index=position, prompt=paraphrase)
     for position, neighbour in enumerate(edit.neighborhood):
-        yield Probe(
-            fact_id=fact_id,
-            fact_kind=FactKind.EDIT,
-            probe_kind=ProbeKind.NEIGHBORHOOD,
-            index=position,
-            prompt=neighbour,
-            answer=edit.target_true,
-            alternative=edit.target_new,
-            relation=edit.relation,
-        )
+        yield kept(probe_kind=ProbeKind.NEIGHBORHOOD, index=position, prompt=neighbour)
 
 
 def control_probes(facts: Sequence[ControlFact]) -> list[Probe]:

@@ -18,6 +18,7 @@ from shared.artifacts import Artifact
 from shared.database import database_now
 from shared.events import append_event
 from shared.leases import LeaseLost, end_attempt, move_audit
+from shared.model_files import HubUnavailable
 from shared.states import AuditStatus, StepKind, StepStatus, Verdict
 from shared.tables import Audit, Step
 
@@ -67,7 +68,7 @@ def run_step(context: AuditContext, step: Step) -> None:
 
     Raises:
         LeaseLost: see `run_ready_steps`.
-        OperationalError: the database was away; the step can be taken up again once it is back.
+        OperationalError, HubUnavailable: database or hub was away; the step can be taken up again.
     """
     if step.kind in REUSABLE:
         key_by_running_code(context, step)
@@ -76,7 +77,7 @@ def run_step(context: AuditContext, step: Step) -> None:
     start(context, step)
     try:
         outcome = RUN[step.kind](context, step)
-    except (LeaseLost, OperationalError):
+    except (LeaseLost, OperationalError, HubUnavailable):
         raise
     except Exception as error:  # whatever a step raises is that step's failure, not the audit's
         log.exception("step %s failed", step.title)

@@ -11,6 +11,7 @@ from sqlmodel import col
 from services.worker.steps.content_keys import code_version, content_key
 from services.worker.steps.context import AuditContext, StepOutcome
 from services.worker.steps.failures import StepFailed
+from services.worker.steps.measured import held_back_paraphrases
 from services.worker.tuning.freezing import frozen_blocks
 from shared.editors import CATALOGUE, LayerNotInModel
 from shared.recipes import Freeze, Recipe
@@ -75,7 +76,7 @@ def run(context: AuditContext, _step: Step) -> StepOutcome:
             "device": model.device.type,
             "edits": context.edit_set.content_hash,
             "controls": request.controls.model_dump(mode="json"),
-            "held_back_paraphrases": max(k for editor in request.editors for k in editor.paraphrases),
+            "held_back_paraphrases": held_back_paraphrases(request),
         },
         data_hashes=hashes,
     )

@@ -21,6 +21,7 @@ from shared.artifacts import Artifact, ArtifactStore
 from shared.database import create_database_engine, transaction
 from shared.leases import LeaseLost, claim_audit
 from shared.measurement import Arm
+from shared.model_files import HubUnavailable
 from shared.reports import Report
 from shared.settings import Settings
 from shared.states import AuditStatus, Cause, StepKind, StepStatus, Verdict
@@ -284,3 +285,17 @@ def test_unedited_records_serve_as_controls_when_the_request_names_no_facts(tmp_
     true_answers = {edit["subject"]: edit["target_true"] for edit in edits[2:]}
     assert base.outcome["controls"]
     assert all(true_answers[fact["subject"]] == fact["answer"] for fact in base.outcome["controls"])
+
+
+def test_hub_that_is_away_leaves_the_step_to_be_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise HubUnavailable("the hub answered with status 503")
+
+    monkeypatch.setitem(order.RUN, StepKind.PLAN, away)
+    context = claimed(tmp_path, parity_request())
+    with pytest.raises(HubUnavailable):
+        run_ready_steps(context)
+    assert [step.status for step in context.steps()] == [StepStatus.RUNNING]
+    assert audit_of(context).status is AuditStatus.RUNNING
