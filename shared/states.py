@@ -82,6 +82,28 @@ class StepStatus(StrEnum):
         return self not in {StepStatus.PENDING, StepStatus.RUNNING}
 
 
+STEP_TRANSITIONS: dict[StepStatus, frozenset[StepStatus]] = {
+    StepStatus.PENDING: frozenset({StepStatus.RUNNING, StepStatus.SKIPPED, StepStatus.CANCELLED}),
+    StepStatus.RUNNING: frozenset(
+        {
+            StepStatus.PENDING,  # its worker was lost or handed it over
+            StepStatus.SUCCEEDED,
+            StepStatus.FAILED,
+            StepStatus.CANCELLED,
+        }
+    ),
+    StepStatus.SUCCEEDED: frozenset({StepStatus.PENDING}),  # its artifact was found damaged
+    StepStatus.FAILED: frozenset(),
+    StepStatus.SKIPPED: frozenset(),
+    StepStatus.CANCELLED: frozenset(),
+}
+
+
+def leads_to(wanted: StepStatus) -> list[StepStatus]:
+    """The states from which a step can become `wanted`."""
+    return [current for current, following in STEP_TRANSITIONS.items() if wanted in following]
+
+
 class Cause(StrEnum):
     """Whose fault a failure is; decides whether trying again can help."""
 

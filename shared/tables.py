@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Enum,
@@ -20,6 +21,8 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
+    text,
 )
 from sqlmodel import Field, SQLModel
 
@@ -60,6 +63,21 @@ def time_column(*, nullable: bool = True, index: bool = False) -> Column[datetim
     return Column(UtcDateTime(), nullable=nullable, index=index)
 
 
+def flag_column() -> Column[bool]:
+    """A column for yes or no; no unless said otherwise."""
+    return Column(Boolean(), nullable=False, server_default=false())
+
+
+def count_column() -> Column[int]:
+    """A column that counts from 0."""
+    return Column(Integer(), nullable=False, server_default="0")
+
+
+def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """An index over the few rows that `where` selects: it stays small however many have ended."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
+
 class EditSet(SQLModel, table=True):
     """An immutable, validated collection of edits, stored once per content."""
 
@@ -71,14 +89,27 @@ class EditSet(SQLModel, table=True):
     created_at: datetime = Field(sa_column=time_column(nullable=False))
 
 
+class Submitter(SQLModel, table=True):
+    """Who submits audits, and when a worker last took one of theirs: the longest unserved is next."""
+
+    __tablename__ = "submitter"
+    name: str = Field(primary_key=True, max_length=64)
+    served_at: datetime | None = Field(default=None, sa_column=time_column())
+
+
 class Audit(SQLModel, table=True):
-    """One accepted request and where it stands."""
+    """One accepted request and where it stands.
+
+    `expires_at` is when it is given up: while it waits for its first worker, the end of the time to
+    queue; from then on, the end of the time to run. `from_scratch`: nothing computed before is reused.
+    """
 
     __tablename__ = "audit"
     __table_args__ = (
         UniqueConstraint("submitter", "idempotency_key"),
         Index("ix_audit_status_priority_created_at", "status", "priority", "created_at"),
         Index("ix_audit_created_at_id", "created_at", "id"),
+        partial_index("ix_audit_open_expires_at", "expires_at", where="finished_at IS NULL"),
     )
     id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
     submitter: str = Field(max_length=64)
@@ -97,7 +128,13 @@ class Audit(SQLModel, table=True):
     cause: Cause | None = Field(default=None, sa_column=Column(one_of(Cause), nullable=True))
     error: str | None = Field(default=None, sa_column=Column(Text, nullable=True))
     event_count: int = 0
+    run_seconds: int | None = None
+    from_scratch: bool = Field(default=False, sa_column=flag_column())
+    retry_of: str | None = Field(default=None, max_length=32)  # an earlier audit's id
     created_at: datetime = Field(sa_column=time_column(nullable=False))
+    expires_at: datetime | None = Field(default=None, sa_column=time_column())
+    served_at: datetime | None = Field(default=None, sa_column=time_column())
+    cancel_requested_at: datetime | None = Field(default=None, sa_column=time_column())
     started_at: datetime | None = Field(default=None, sa_column=time_column())
     finished_at: datetime | None = Field(default=None, sa_column=time_column())
 
@@ -106,13 +143,17 @@ class Attempt(SQLModel, table=True):
     """One worker's spell on one audit: it holds a lease, and its token fences every write."""
 
     __tablename__ = "attempt"
-    __table_args__ = (UniqueConstraint("audit_id", "number"),)
+    __table_args__ = (
+        UniqueConstraint("audit_id", "number"),
+        partial_index("ix_attempt_open_lease_expires_at", "lease_expires_at", where="ended_at IS NULL"),
+        partial_index("ix_attempt_open_audit_id", "audit_id", where="ended_at IS NULL"),
+    )
     id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
     audit_id: str = Field(foreign_key="audit.id", max_length=32)
     number: int
     worker: str = Field(max_length=255)
     lease_token: str = Field(max_length=32, unique=True)
-    lease_expires_at: datetime = Field(sa_column=time_column(nullable=False, index=True))
+    lease_expires_at: datetime = Field(sa_column=time_column(nullable=False))
     started_at: datetime = Field(sa_column=time_column(nullable=False))
     ended_at: datetime | None = Field(default=None, sa_column=time_column())
     cause: Cause | None = Field(default=None, sa_column=Column(one_of(Cause), nullable=True))
@@ -123,13 +164,19 @@ class Step(SQLModel, table=True):
     """One stage of an audit, addressed by its content.
 
     `source_step_id` is the step whose artifact and probe scores this one stands for: itself, or an
-    identical step that succeeded before.
+    identical step that succeeded before. `ready_at` is when a worker may take it; it is None while the
+    step waits for others, and from the moment it is taken. `lease_token` is the attempt that took it
+    last. `code_version` is the code that `key` was made for.
     """
 
     __tablename__ = "step"
     __table_args__ = (
         UniqueConstraint("audit_id", "position"),
         Index("ix_step_key_status", "key", "status"),
+        partial_index("ix_step_ready", "audit_id", "ready_at", where="ready_at IS NOT NULL"),
+        partial_index("ix_step_checkpoint_key", "key", where="checkpoint IS NOT NULL"),
+        # The same step is never computed by two workers at once, whichever audits it belongs to.
+        partial_index("uq_step_running_key", "key", where="status = 'running'", unique=True),
         CheckConstraint("progress >= 0 AND progress <= 1", name="progress_is_a_share"),
     )
     id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
@@ -138,15 +185,21 @@ class Step(SQLModel, table=True):
     kind: StepKind = Field(sa_column=Column(one_of(StepKind), nullable=False))
     title: str = Field(max_length=255)
     key: str = Field(max_length=64)
+    code_version: str | None = Field(default=None, max_length=64)
     needs: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))  # step ids
     inputs: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     status: StepStatus = Field(
         default=StepStatus.PENDING, sa_column=Column(one_of(StepStatus), nullable=False)
     )
+    ready_at: datetime | None = Field(default=None, sa_column=time_column())
     lease_token: str | None = Field(default=None, max_length=32)
     deaths: int = 0
     progress: float = 0.0
     progress_note: str | None = Field(default=None, max_length=255)
+    progressed_at: datetime | None = Field(default=None, sa_column=time_column())
+    checkpoint: str | None = Field(default=None, max_length=500)
+    checkpoint_sha256: str | None = Field(default=None, max_length=64)
+    checkpoint_progress: float | None = None
     source_step_id: str | None = Field(
         default=None,
         sa_column=Column(String(32), ForeignKey("step.id"), nullable=True),
@@ -219,3 +272,4 @@ class OutboxMessage(SQLModel, table=True):
     audit_id: str = Field(foreign_key="audit.id", max_length=32)
     created_at: datetime = Field(sa_column=time_column(nullable=False))
     sent_at: datetime | None = Field(default=None, sa_column=time_column(index=True))
+    sent_count: int = Field(default=0, sa_column=count_column())
