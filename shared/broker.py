@@ -32,11 +32,9 @@ def create_celery(settings: Settings) -> Celery:
     return celery
 
 
-def send_wake_up(celery: Celery, settings: Settings, audit_id: str) -> None:
-    """Hint to any worker that `audit_id` is queued. Stale hints expire: the reconciler repeats them."""
-    celery.send_task(
-        WAKE_UP_TASK, args=[audit_id], queue=QUEUE, expires=20 * settings.reconcile_seconds, retry=False
-    )
+def send_wake_up(celery: Celery, audit_id: str) -> None:
+    """Hint to any worker that `audit_id` has work. It never expires: a worker's clock may be wrong."""
+    celery.send_task(WAKE_UP_TASK, args=[audit_id], queue=QUEUE, retry=False)
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:

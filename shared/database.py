@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, Engine, create_engine, event
+from sqlalchemy import CursorResult, DateTime, Dialect, Engine, create_engine, event
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnElement
@@ -18,6 +18,7 @@ from sqlmodel import Session
 
 SQLITE_BUSY_TIMEOUT_MILLISECONDS = 30_000
 WAL_RETRY_SECONDS = 0.02
+CONNECT_SECONDS = 10
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -69,7 +70,7 @@ def create_database_engine(url: str) -> Engine:
     reads (see `reading`) takes no lock.
     """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
     engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_MILLISECONDS / 1000})
 
     @event.listens_for(engine, "connect")
@@ -130,3 +131,9 @@ def reading(engine: Engine) -> Iterator[Session]:
     )
     with Session(engine.execution_options(**options), expire_on_commit=False) as session:
         yield session
+
+
+def changed_rows(result: object) -> int:
+    """How many rows an UPDATE or DELETE changed."""
+    assert isinstance(result, CursorResult)  # noqa: S101 (narrowing for the type checker)
+    return result.rowcount

@@ -1,7 +1,7 @@
 """Messages leave the database, not the request: written with the change, sent afterwards.
 
 A wake-up is only a hint, so one row per audit suffices: sending it marks the row, and an audit that
-is still queued a while later has its row marked unsent again.
+still waits a while later has its row marked unsent again (`repeat_unheard_wake_ups`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Callable
 from sqlalchemy import Engine, insert, select, update
 from sqlmodel import Session, col
 
-from shared.database import database_now, transaction
-from shared.states import AuditStatus
-from shared.tables import Audit, OutboxMessage, new_id
+from shared.database import database_now, reading, transaction
+from shared.tables import OutboxMessage, new_id
 
 WAKE_UP = "wake_up"
 WAKE_UPS_AT_ONCE = 10  # a worker that wakes drains the queue; more hints than workers help nobody
@@ -24,7 +23,7 @@ def request_wake_up(session: Session, audit_id: str) -> None:
     updated = session.execute(
         update(OutboxMessage)
         .where(col(OutboxMessage.audit_id) == audit_id, col(OutboxMessage.kind) == WAKE_UP)
-        .values(sent_at=None)
+        .values(sent_at=None, sent_count=0)
         .returning(col(OutboxMessage.id))
         .execution_options(synchronize_session=False)
     ).first()
@@ -36,35 +35,13 @@ def request_wake_up(session: Session, audit_id: str) -> None:
         )
 
 
-def repeat_unheard_wake_ups(engine: Engine, after_seconds: float) -> None:
-    """Send again for audits still queued `after_seconds` after their wake-up: the broker may lose any."""
-    with transaction(engine) as session:
-        unheard = (
-            select(col(OutboxMessage.id))
-            .join(Audit, col(Audit.id) == col(OutboxMessage.audit_id))
-            .where(
-                col(OutboxMessage.kind) == WAKE_UP,
-                col(OutboxMessage.sent_at) < database_now(-after_seconds),
-                col(Audit.status) == AuditStatus.QUEUED,
-            )
-            .order_by(col(Audit.priority).desc(), col(Audit.created_at))
-            .limit(WAKE_UPS_AT_ONCE)
-        )
-        session.execute(
-            update(OutboxMessage)
-            .where(col(OutboxMessage.id).in_(unheard))
-            .values(sent_at=None)
-            .execution_options(synchronize_session=False)
-        )
-
-
 def relay(engine: Engine, send: Callable[[str, str], None]) -> int:
     """Send what is unsent as `send(kind, audit_id)`, oldest first; return how many were sent.
 
     A message is marked after it was sent, so it leaves at least once, and the broker is never
     spoken to inside a transaction. An error of `send` ends the round; the rest stays for the next.
     """
-    with transaction(engine) as session:
+    with reading(engine) as session:
         messages = session.execute(
             select(col(OutboxMessage.id), col(OutboxMessage.kind), col(OutboxMessage.audit_id))
             .where(col(OutboxMessage.sent_at).is_(None))
@@ -77,7 +54,7 @@ def relay(engine: Engine, send: Callable[[str, str], None]) -> int:
             session.execute(
                 update(OutboxMessage)
                 .where(col(OutboxMessage.id) == message_id)
-                .values(sent_at=database_now())
+                .values(sent_at=database_now(), sent_count=col(OutboxMessage.sent_count) + 1)
                 .execution_options(synchronize_session=False)
             )
     return len(messages)

@@ -35,8 +35,30 @@ class Settings(BaseSettings):
     )
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker renews its lease.")
     cancel_grace_seconds: float = Field(10.0, gt=0, description="From SIGTERM to SIGKILL of the child.")
-    reconcile_seconds: float = Field(5.0, gt=0, description="How often unclaimed audits are announced again.")
+    cancel_deadline_seconds: float = Field(
+        25.0, gt=0, description="From a cancel to its being carried out without the workers, if need be."
+    )
+    handover_seconds: float = Field(
+        30.0, gt=0, description="How long a worker that is stopped may take to hand its step over."
+    )
+    reconcile_seconds: float = Field(5.0, gt=0, description="How often the gateway looks for what was lost.")
     max_step_attempts: int = Field(3, ge=1, description="Deaths of a step after which it fails for good.")
+    retry_wait_seconds: float = Field(
+        10.0, ge=0, description="Wait before a step is tried again whose surroundings were away; then ×4."
+    )
+    turn_seconds: float = Field(
+        300.0, gt=0, description="After so long a worker makes way, between two steps, for audits that wait."
+    )
+    checkpoint_seconds: float = Field(300.0, gt=0, description="How often a fine-tuning is saved, at most.")
+    silence_seconds: float = Field(
+        1800.0, gt=0, description="A step that shows no progress for so long is ended, and tried again."
+    )
+    queue_deadline_seconds: int = Field(
+        7 * 86400, gt=0, description="Time to queue of audits that do not set their own."
+    )
+    run_deadline_seconds: int = Field(
+        7 * 86400, gt=0, description="Time to run of audits that do not set their own."
+    )
 
     @field_validator("data_directory", mode="after")
     @classmethod

@@ -8,15 +8,16 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, Field
-from sqlalchemy import Engine, Row, Select, func, literal, or_, select, tuple_
+from sqlalchemy import Engine, Row, Select, literal, select, tuple_
 from sqlmodel import Session, col
 
 from services.api import cursors
 from services.api.authentication import Principal
 from services.api.estimates import seconds_left, share_done, total_seconds_left
 from services.api.problems import AuditEnded, AuditNotFound
+from shared.audit_moves import request_cancel
+from shared.claims import queue_position
 from shared.database import UtcDateTime, database_now, reading, transaction
-from shared.leases import request_cancel
 from shared.states import AuditStatus, IllegalTransition, Verdict
 from shared.tables import Attempt, Audit, EditSet, Step
 from shared.views import AttemptView, AuditPage, AuditSummary, AuditView, StepView
@@ -112,7 +113,7 @@ def view(engine: Engine, principal: Principal, audit_id: str) -> AuditView:
             **audit._asdict(),
             progress=share_done(steps),
             seconds_left=total_seconds_left(left) if waiting else None,
-            queue_position=_queue_position(session, audit),
+            queue_position=queue_position(session, audit_id),
             steps=[_step_view(step, left[step.id]) for step in steps],
             attempts=[AttemptView.model_validate(attempt, from_attributes=True) for attempt in attempts],
             links=links(audit_id),
@@ -158,21 +159,6 @@ def _find(session: Session, principal: Principal, audit_id: str, *columns: Any) 
 
 def _visible(query: Select[Any], principal: Principal) -> Select[Any]:
     return query if principal.sees_all else query.where(col(Audit.submitter) == principal.submitter)
-
-
-def _queue_position(session: Session, audit: Row[Any]) -> int | None:
-    """1 for the audit that is claimed next; None when it does not wait."""
-    if audit.status is not AuditStatus.QUEUED:
-        return None
-    mine = tuple_(literal(audit.created_at, UtcDateTime()), literal(audit.id))
-    ahead = or_(
-        col(Audit.priority) > audit.priority,
-        (col(Audit.priority) == audit.priority) & (tuple_(col(Audit.created_at), col(Audit.id)) < mine),
-    )
-    count: int = session.execute(
-        select(func.count()).select_from(Audit).where(col(Audit.status) == AuditStatus.QUEUED, ahead)
-    ).scalar_one()
-    return count + 1
 
 
 def _step_view(step: Step, left: float | None) -> StepView:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from shared.broker import create_celery, send_wake_up
-from shared.leases import reap_expired
-from shared.outbox import relay, repeat_unheard_wake_ups
+from shared.outbox import relay
+from shared.recovery import expire_overdue, finish_cancels, reap_expired, repeat_unheard_wake_ups
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,10 +28,14 @@ class Relay:
     Nothing that goes wrong ends it: accepting audits depends neither on it nor on the broker.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, send: Send) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, send: Send, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine = engine
         self._settings = settings
         self._send = send
+        self._clock = clock
+        self._reap_from = -math.inf
         self._work = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -47,19 +54,37 @@ class Relay:
         """There is something to send: do not wait for the next round."""
         self._work.set()
 
+    def run_round(self) -> None:
+        """Look once for what was lost, what is overdue and what is to be sent."""
+        for task in (self._reap, self._end_overdue, self._repeat, self._relay):
+            try:
+                task()
+            except Exception as error:
+                log.exception("the relay goes on after an error")
+                if isinstance(error, DBAPIError):
+                    self._spare_the_living()
+
     def _run(self) -> None:
         while not self._stopped.is_set():
             self._work.clear()
-            for task in (self._reap, self._repeat, self._relay):
-                try:
-                    task()
-                except Exception:
-                    log.exception("the relay goes on after an error")
+            self.run_round()
             self._work.wait(self._settings.reconcile_seconds)
 
+    def _spare_the_living(self) -> None:
+        """While the database was away nobody could renew a lease: give every worker the time to."""
+        self._reap_from = self._clock() + self._settings.lease_seconds
+
     def _reap(self) -> None:
+        if self._clock() < self._reap_from:
+            return
         for audit_id in reap_expired(self._engine, self._settings.max_step_attempts):
-            log.warning("audit %s lost its worker and is queued again", audit_id)
+            log.warning("audit %s lost a worker", audit_id)
+
+    def _end_overdue(self) -> None:
+        for audit_id in finish_cancels(self._engine, self._settings.cancel_deadline_seconds):
+            log.warning("audit %s was cancelled without its workers", audit_id)
+        for audit_id in expire_overdue(self._engine):
+            log.warning("audit %s has expired", audit_id)
 
     def _repeat(self) -> None:
         repeat_unheard_wake_ups(self._engine, 2 * self._settings.reconcile_seconds)
@@ -73,6 +98,6 @@ def broker_sender(settings: Settings) -> Send:
     celery = create_celery(settings)
 
     def send(_kind: str, audit_id: str) -> None:
-        send_wake_up(celery, settings, audit_id)
+        send_wake_up(celery, audit_id)
 
     return send

@@ -179,6 +179,7 @@ def _write(
                 needs=[],
                 inputs={},
                 status=StepStatus.PENDING,
+                ready_at=database_now(),
                 deaths=0,
                 progress=0.0,
             )

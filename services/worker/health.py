@@ -15,9 +15,11 @@ from typing import Any
 
 from celery import bootsteps
 
+from services.worker.draining import end_drain
 from shared.settings import Settings, get_settings
 
 HEARTBEAT_FILE = "worker-heartbeat"
+IDLE = "idle"
 
 
 class IdleHeartbeat(bootsteps.StartStopStep):
@@ -28,14 +30,15 @@ class IdleHeartbeat(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:
         """Beat at once, then repeatedly."""
         settings = get_settings()
-        beat(settings)
-        worker.timer.call_repeatedly(settings.heartbeat_seconds, beat, (settings,))
+        end_drain(settings)  # that was said to the worker before this one
+        beat(settings, IDLE)
+        worker.timer.call_repeatedly(settings.heartbeat_seconds, beat, (settings, IDLE))
 
 
-def beat(settings: Settings) -> None:
-    """Say that the worker lives."""
+def beat(settings: Settings, doing: str) -> None:
+    """Say that the worker lives, and what it does."""
     settings.data_directory.mkdir(parents=True, exist_ok=True)
-    (settings.data_directory / HEARTBEAT_FILE).touch()
+    (settings.data_directory / HEARTBEAT_FILE).write_text(doing)
 
 
 def is_alive(settings: Settings) -> bool:

@@ -1,173 +1,193 @@
-"""Owns the lease of one audit: spawns the child that does the work, renews the lease, carries out a cancel.
+"""Claims audits and has a child work on them; renews the lease meanwhile, and carries out what ends it.
 
-The child gets the lease on its standard input, which then stays open: its end-of-file tells the
-child that the supervisor is gone. The child leads a process group of its own, so that nothing it
-started outlives it.
+The child never computes while somebody else may: when the lease could not be renewed in time (the
+database is away, or this process stood still), the child is paused until it has been renewed, or killed
+when somebody else has ended the attempt.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import dataclass
 
-from sqlalchemy import Engine, select
-from sqlalchemy.exc import OperationalError
-from sqlmodel import col
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session
 
+from services.worker.child import Child, Sign
+from services.worker.draining import is_draining
 from services.worker.health import beat
-from shared.database import reading
-from shared.leases import Lease, LeaseLost, claim_audit, fenced, renew, return_to_queue
+from services.worker.orders import LEASE_LOST_STATUS, Order
+from services.worker.steps.content_keys import code_version
+from shared.claims import claim
+from shared.leases import Lease, LeaseLost, fenced, renew
+from shared.patience import is_away, patiently
+from shared.recovery import hand_over, lose
 from shared.settings import Settings
 from shared.states import AuditStatus, Cause
-from shared.tables import Attempt
 
 log = logging.getLogger(__name__)
 
-CHILD_COMMAND = (sys.executable, "-m", "services.worker.runner")
-CHILD_ENVIRONMENT = {
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it CUDA does not repeat its sums
-    # glibc hands large blocks back at once and gets them back page by page; keeping them halves the
-    # time of sampling text on a CPU.
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-}
+LOOK_SECONDS = 1.0
+EXIT_SECONDS = 5.0  # from closing its output to being gone, for a child that ends by itself
 
 
 def drain_queue(engine: Engine, settings: Settings, worker: str, shutting_down: threading.Event) -> None:
-    """Claim and supervise audits until none is queued or the worker is asked to stop."""
-    while not shutting_down.is_set():
-        lease = claim_audit(engine, worker, settings.lease_seconds)
-        if lease is None:
-            return
-        supervise(engine, settings, lease, shutting_down)
+    """Claim and supervise audits until nothing can be claimed or the worker is asked to stop.
 
-
-def supervise(engine: Engine, settings: Settings, lease: Lease, shutting_down: threading.Event) -> None:
-    """Run the child for one attempt; on return no process of it is left and the attempt has ended.
-
-    Unless the lease was lost: then somebody else has ended it.
+    One child serves them one after another, for as long as all goes well: libraries are imported once,
+    and a model that the next audit shares stays loaded.
     """
-    child = subprocess.Popen(  # noqa: S603
-        CHILD_COMMAND,
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-        env=CHILD_ENVIRONMENT | os.environ,
-    )
+    child: Child | None = None
     try:
-        _hand_lease_over(child, lease)
-        asked_to_stop = _watch(child, engine, settings, lease, shutting_down)
-    except LeaseLost as lost:
-        if not _has_ended(engine, lease):
-            log.warning("%s", lost)
-        return
+        while not shutting_down.is_set() and not is_draining(settings):
+            lease = claim(engine, worker, settings.lease_seconds, code_version())
+            if lease is None:
+                return
+            child = child or Child()
+            if not Supervision(child, engine, settings, lease, shutting_down).run():
+                child = None
     finally:
-        _kill_group(child)
-    if child.returncode != 0:
-        _give_back(engine, settings, lease, child.returncode, asked_to_stop)
+        if child is not None:
+            child.end()
 
 
-def _hand_lease_over(child: subprocess.Popen[bytes], lease: Lease) -> None:
-    assert child.stdin is not None  # noqa: S101 (it was opened as a pipe)
-    try:
-        child.stdin.write(json.dumps(asdict(lease)).encode() + b"\n")
-        child.stdin.flush()
-    except BrokenPipeError:
-        log.warning("the child ended before it read its lease")
+@dataclass
+class Supervision:
+    """One attempt, from its claim to its end. On return it has ended, or somebody else has ended it."""
 
-
-def _watch(
-    child: subprocess.Popen[bytes],
-    engine: Engine,
-    settings: Settings,
-    lease: Lease,
-    shutting_down: threading.Event,
-) -> bool:
-    """Heartbeat until the child ends; return whether it was asked to stop.
-
-    Raises:
-        LeaseLost: the lease ran out, or could not be renewed before it must have run out.
-    """
-    renewed_at = time.monotonic()
+    child: Child
+    engine: Engine
+    settings: Settings
+    lease: Lease
+    shutting_down: threading.Event
+    asked: str | None = None  # why the child was told to stop, if it was
+    silent_seconds: float = 0.0
+    terminate_at: float | None = None
     kill_at: float | None = None
-    while True:
+    draining: bool = False
+
+    def run(self) -> bool:
+        """Hand the lease over and watch; return whether the child can be handed another."""
+        self.child.hand(self.lease)
         try:
-            child.wait(timeout=_next_look(settings, shutting_down, kill_at))
-            return kill_at is not None
-        except subprocess.TimeoutExpired:
-            pass
-        if kill_at is not None and time.monotonic() >= kill_at:
-            _signal_group(child, signal.SIGKILL)
-            continue
-        if time.monotonic() - renewed_at < settings.heartbeat_seconds and not shutting_down.is_set():
-            continue
-        status: AuditStatus | None = None
+            sign = self._watch()
+        except LeaseLost as lost:
+            log.warning("%s", lost)
+            self.child.end()
+            return False
+        if sign is Sign.LEFT and not self.child_is_leaving:
+            return True
+        if sign is Sign.LEFT:
+            self.child.end()
+        else:
+            self._give_back(self.child.end(EXIT_SECONDS))
+        return False
+
+    @property
+    def child_is_leaving(self) -> bool:
+        """Whether the child was told anything that it will not forget."""
+        return self.draining or self.asked is not None
+
+    def _watch(self) -> Sign:
+        """Heartbeat until the child has left the audit or ended.
+
+        Raises:
+            LeaseLost: somebody else has ended the attempt.
+        """
+        renewed_at = time.monotonic()
+        while (sign := self.child.wait(self._next_look())) is Sign.AT_WORK:
+            self._press_on()
+            if self.shutting_down.is_set() and self.asked is None:
+                self._ask_to_hand_over()
+            now = time.monotonic()
+            if now - renewed_at > self.lease.seconds:
+                self.child.pause()
+            if now - renewed_at >= self.settings.heartbeat_seconds and self._renewed():
+                renewed_at = now
+                self.child.resume()
+        return sign
+
+    def _next_look(self) -> float:
+        """Seconds until the child must be looked at again."""
+        due = [at - time.monotonic() for at in (self.terminate_at, self.kill_at) if at is not None]
+        return max(0.0, min([LOOK_SECONDS, self.settings.heartbeat_seconds, *due]))
+
+    def _renewed(self) -> bool:
+        """Renew the lease, and act on what has become of the audit; whether the database answered."""
         try:
-            status = renew(engine, lease)
-            renewed_at = time.monotonic()
-            beat(settings)
-        except OperationalError as error:  # the database is away; our lease may still hold
+            heartbeat = renew(self.engine, self.lease)
+        except DBAPIError as error:
+            if not is_away(error):
+                raise
             log.warning("could not renew the lease: %s", error.orig)
-            if time.monotonic() - renewed_at > lease.seconds:
-                raise LeaseLost("the lease could not be renewed in time") from error
-        if kill_at is None and (status is AuditStatus.CANCELLING or shutting_down.is_set()):
-            _signal_group(child, signal.SIGTERM)
-            kill_at = time.monotonic() + settings.cancel_grace_seconds
+            return False
+        beat(self.settings, f"audit {self.lease.audit_id}")
+        if heartbeat.status is AuditStatus.CANCELLING and self.asked != "cancelled":
+            self.asked = "cancelled"
+            self._terminate()
+        elif heartbeat.silent_seconds > self.settings.silence_seconds:
+            self.silent_seconds = heartbeat.silent_seconds
+            self.child.kill()
+        elif is_draining(self.settings) and not self.child_is_leaving:
+            self.draining = True
+            self.child.order(Order.FINISH)
+        return True
 
+    def _ask_to_hand_over(self) -> None:
+        self.asked = "its worker was stopped"
+        self.child.order(Order.HAND_OVER)
+        self.terminate_at = time.monotonic() + self.settings.handover_seconds
 
-def _has_ended(engine: Engine, lease: Lease) -> bool:
-    """Whether the child itself ended the attempt, and was only about to exit."""
-    with reading(engine) as session:
-        attempt = session.get_one(Attempt, lease.attempt_id)
-        return attempt.lease_token == lease.token and attempt.ended_at is not None and attempt.error is None
+    def _terminate(self) -> None:
+        self.child.terminate()
+        self.terminate_at = None
+        self.kill_at = time.monotonic() + self.settings.cancel_grace_seconds
 
+    def _press_on(self) -> None:
+        """Take the next step towards ending a child that was asked and has not ended."""
+        now = time.monotonic()
+        if self.terminate_at is not None and now >= self.terminate_at:
+            self._terminate()
+        if self.kill_at is not None and now >= self.kill_at:
+            self.child.kill()
+            self.kill_at = None
 
-def _next_look(settings: Settings, shutting_down: threading.Event, kill_at: float | None) -> float:
-    """Seconds until the child must be looked at again."""
-    if kill_at is not None:
-        return max(0.0, min(settings.heartbeat_seconds, kill_at - time.monotonic()))
-    return 0.0 if shutting_down.is_set() else min(1.0, settings.heartbeat_seconds)
+    def _give_back(self, status: int) -> None:
+        """End the attempt that the child left open, and say why."""
 
+        def end(session: Session) -> None:
+            if self.asked is not None or status == LEASE_LOST_STATUS:
+                hand_over(session, self.lease, self.asked or "the audit is being ended")
+                return
+            cause, error = self._death(status)
+            lose(
+                session,
+                self.lease,
+                max_deaths=self.settings.max_step_attempts,
+                cause=cause,
+                error=error,
+            )
 
-def _give_back(
-    engine: Engine, settings: Settings, lease: Lease, return_code: int, asked_to_stop: bool
-) -> None:
-    """Return what the child left unfinished to the queue, with the cause of its end."""
-    max_deaths: int | None = settings.max_step_attempts
-    cause: Cause | None = Cause.INFRASTRUCTURE
-    error = _death(return_code)
-    if asked_to_stop:
-        max_deaths, cause, error = None, None, "stopped as asked"
-    try:
-        with fenced(engine, lease) as session:
-            attempt = session.execute(select(Attempt).where(col(Attempt.id) == lease.attempt_id)).scalar_one()
-            return_to_queue(session, attempt, max_deaths, cause, error)
-    except LeaseLost as lost:
-        log.warning("%s", lost)
+        def end_fenced() -> None:
+            with fenced(self.engine, self.lease) as session:
+                end(session)
 
+        try:
+            patiently(end_fenced, for_seconds=self.lease.seconds)
+        except LeaseLost as lost:  # the child ended it, or the reaper
+            log.info("%s", lost)
+        except DBAPIError as error:
+            log.warning("the reaper must end the attempt: %s", error.orig)
 
-def _death(return_code: int) -> str:
-    if return_code >= 0:
-        return f"the worker's child exited with status {return_code}"
-    return f"the worker's child was killed by {signal.Signals(-return_code).name}"
-
-
-def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
-        os.killpg(child.pid, number)
-    except ProcessLookupError:
-        log.debug("the child had ended already")
-
-
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of the child's process group behind, and reap it."""
-    _signal_group(child, signal.SIGKILL)
-    child.wait()
-    if child.stdin is not None:
-        child.stdin.close()
+    def _death(self, status: int) -> tuple[Cause, str]:
+        if self.silent_seconds:
+            return Cause.TIMEOUT, f"showed no progress for {self.silent_seconds:.0f} seconds"
+        if status >= 0:
+            return Cause.INFRASTRUCTURE, f"the worker's child exited with status {status}"
+        name = signal.Signals(-status).name
+        hint = " (as the kernel does when memory runs out)" if -status == signal.SIGKILL else ""
+        return Cause.INFRASTRUCTURE, f"the worker's child was killed by {name}{hint}"

@@ -10,6 +10,7 @@ from typing import Any
 from celery.signals import worker_shutting_down
 
 from services.worker.app import celery
+from services.worker.health import IDLE, beat
 from services.worker.supervisor import drain_queue
 from shared.broker import WAKE_UP_TASK
 from shared.database import create_database_engine
@@ -26,12 +27,13 @@ def hand_over(**_: Any) -> None:
 
 @celery.task(name=WAKE_UP_TASK)
 def wake_up(audit_id: str) -> None:
-    """Work on queued audits until none is left."""
+    """Work on what waits until nothing can be taken."""
     settings = get_settings()
     engine = create_database_engine(settings.resolved_database_url)
     try:
         drain_queue(engine, settings, worker_name(), shutting_down)
     finally:
+        beat(settings, IDLE)
         engine.dispose()
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, delete, insert, select, update
 from sqlmodel import Session, col
 
 from services.worker.language_models.loading import LanguageModel
-from services.worker.steps.model_source import load_audited_model
+from services.worker.orders import AskedToLeave, Orders
+from services.worker.steps.model_source import ModelKeeper
 from shared.artifacts import Artifact, ArtifactStore
-from shared.database import reading
+from shared.database import database_now, reading
+from shared.events import append_event
 from shared.leases import Lease, fenced
 from shared.measurement import Arm, Probe, ProbeScore
+from shared.patience import patiently
 from shared.recipes import InstructionRecord, Recipe, TextRecord
 from shared.requests import AuditRequest
 from shared.settings import Settings
+from shared.states import StepKind, StepStatus
 from shared.tables import Audit, EditSet, ProbeRow, Step
 from shared.training_data import read_records
 
@@ -28,6 +31,8 @@ Records = list[TextRecord] | list[InstructionRecord]
 
 PROGRESS_INTERVAL_SECONDS = 0.5
 ROWS_PER_INSERT = 1000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,30 +52,32 @@ class StepOutcome:
     record: dict[str, Any] = field(default_factory=dict)
     artifact: Artifact | None = None
     arms: list[ArmScores] = field(default_factory=list)
+    publish: Callable[[Session], None] | None = None  # what else is written in the step's last transaction
 
 
 @dataclass
 class AuditContext:
-    """One attempt at one audit. All writing goes through `fenced`, under the lease."""
+    """One attempt at one audit. All writing goes through `write`, under the lease."""
 
     engine: Engine
     settings: Settings
     store: ArtifactStore
     lease: Lease
+    orders: Orders = field(default_factory=Orders)
+    models: ModelKeeper = field(default_factory=ModelKeeper)
+    failed_unforeseen: bool = False
     _reported_at: float = 0.0
     _records: dict[str, Records] = field(default_factory=dict)
 
     @cached_property
     def audit(self) -> Audit:
         """The audit as it was when the attempt began."""
-        with reading(self.engine) as session:
-            return session.get_one(Audit, self.lease.audit_id)
+        return self.read(lambda session: session.get_one(Audit, self.lease.audit_id))
 
     @cached_property
     def edit_set(self) -> EditSet:
         """The edits that the audit refers to."""
-        with reading(self.engine) as session:
-            return session.get_one(EditSet, self.audit.edit_set_id)
+        return self.read(lambda session: session.get_one(EditSet, self.audit.edit_set_id))
 
     @cached_property
     def request(self) -> AuditRequest:
@@ -79,8 +86,8 @@ class AuditContext:
 
     @cached_property
     def language_model(self) -> LanguageModel:
-        """The model under audit, loaded once; steps leave it as they found it."""
-        return load_audited_model(
+        """The model under audit; steps leave it as they found it."""
+        return self.models.model(
             self.audit.model_reference, self.audit.model_revision, self.request.dtype, self.settings
         )
 
@@ -94,41 +101,87 @@ class AuditContext:
             self._records[recipe.name] = read_records(recipe.data, recipe.objective, self.settings.data_roots)
         return self._records[recipe.name]
 
-    def fenced(self) -> AbstractContextManager[Session]:
-        """A transaction that commits only while this attempt holds its lease."""
-        return fenced(self.engine, self.lease)
+    def write(self, work: Callable[[Session], T]) -> T:
+        """Do `work` in a transaction that commits only while the attempt is open.
+
+        It is done again when the database was away, so doing it twice must do no harm.
+
+        Raises:
+            LeaseLost: somebody else has ended the attempt; nothing was written.
+        """
+
+        def once() -> T:
+            with fenced(self.engine, self.lease) as session:
+                return work(session)
+
+        return patiently(once)
+
+    def read(self, work: Callable[[Session], T]) -> T:
+        """Do `work` on one state of the database."""
+
+        def once() -> T:
+            with reading(self.engine) as session:
+                return work(session)
+
+        return patiently(once)
 
     def steps(self) -> list[Step]:
         """The audit's steps as they stand, in order."""
-        with reading(self.engine) as session:
-            return list(
-                session.execute(
-                    select(Step).where(col(Step.audit_id) == self.lease.audit_id).order_by(col(Step.position))
-                ).scalars()
-            )
+        query = select(Step).where(col(Step.audit_id) == self.lease.audit_id).order_by(col(Step.position))
+        return self.read(lambda session: list(session.execute(query).scalars()))
 
     def step(self, step_id: str) -> Step:
         """One step as it stands."""
-        with reading(self.engine) as session:
-            return session.get_one(Step, step_id)
+        return self.read(lambda session: session.get_one(Step, step_id))
+
+    def say(self, step: Step, kind: str, **data: Any) -> None:
+        """Add an event about `step` to the audit's history."""
+        self.write(lambda session: append_event(session, step.audit_id, kind, step=step.title, **data))
 
     def report_progress(self, step: Step, share: float, note: str | None = None) -> None:
-        """Show how far `step` is; written at most twice a second."""
+        """Show how far `step` is; written at most twice a second.
+
+        Raises:
+            AskedToLeave: the worker is stopped, and nothing of this kind of step could be kept.
+        """
+        if self.orders.hand_over.is_set() and step.kind is not StepKind.TUNE:  # which is saved first
+            raise AskedToLeave
         now = time.monotonic()
         if now - self._reported_at < PROGRESS_INTERVAL_SECONDS:
             return
         self._reported_at = now
-        with self.fenced() as session:
-            session.execute(
-                update(Step)
-                .where(col(Step.id) == step.id, col(Step.lease_token) == self.lease.token)
-                .values(progress=min(max(share, 0.0), 1.0), progress_note=note)
-                .execution_options(synchronize_session=False)
+        update_held(
+            self,
+            step,
+            progress=min(max(share, 0.0), 1.0),
+            progress_note=note,
+            progressed_at=database_now(),
+        )
+
+    def asked_to_hand_over(self) -> bool:
+        """Whether the step at hand is to be left for another worker as soon as it has been saved."""
+        return self.orders.hand_over.is_set()
+
+
+def update_held(context: AuditContext, step: Step, **values: Any) -> None:
+    """Write columns of a step that the attempt still holds."""
+    context.write(
+        lambda session: session.execute(
+            update(Step)
+            .where(
+                col(Step.id) == step.id,
+                col(Step.lease_token) == context.lease.token,
+                col(Step.status) == StepStatus.RUNNING,
             )
+            .values(values)
+            .execution_options(synchronize_session=False)
+        )
+    )
 
 
-def insert_scores(session: Session, step_id: str, arms: Iterable[ArmScores]) -> None:
-    """Write the probe scores of a step."""
+def replace_scores(session: Session, step_id: str, arms: Iterable[ArmScores]) -> None:
+    """Write the probe scores of a step; those of an earlier run of it, which it repeats, go."""
+    session.execute(delete(ProbeRow).where(col(ProbeRow.step_id) == step_id))
     rows = [
         {
             "step_id": step_id,

@@ -50,3 +50,8 @@ def explain(error: Exception) -> StepFailed:
         if isinstance(error, kinds):
             return StepFailed(cause, str(error))
     return StepFailed(Cause.INFRASTRUCTURE, f"{type(error).__name__}: {error}")
+
+
+def is_foreseen(error: Exception) -> bool:
+    """Whether an error is one that steps are known to fail with, and clean up after."""
+    return isinstance(error, (StepFailed, *(kind for kinds in CAUSES.values() for kind in kinds)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +17,34 @@ from shared.settings import Settings
 from shared.states import Cause
 
 BUILTIN_DIRECTORIES = {"almanac": almanac.MODEL_DIRECTORY}
+
+
+@dataclass
+class ModelKeeper:
+    """Keeps the model that was loaded last: steps leave it bit for bit as they found it."""
+
+    _key: tuple[str, str | None, Dtype] | None = None
+    _model: LanguageModel | None = None
+
+    def model(self, reference: str, revision: str | None, dtype: Dtype, settings: Settings) -> LanguageModel:
+        """The model, loaded only when it is another than the last one; raises as `load_audited_model`.
+
+        A revision that is not pinned yet may name other content than it did before.
+        """
+        key = (reference, revision, dtype)
+        if self._model is None or self._key != key or revision is None:
+            self._model = None
+            free_memory()
+            self._model = load_audited_model(reference, revision, dtype, settings)
+            self._key = key
+        return self._model
+
+
+def free_memory() -> None:
+    """Give back what no model needs any more."""
+    gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
 
 
 def load_audited_model(

@@ -1,4 +1,4 @@
-"""Takes the ready steps of an audit one after another, and ends the audit when none is left."""
+"""Takes the ready steps of an audit one after another, until none is left for this worker."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import select, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col
 
+from services.worker.orders import AskedToLeave
 from services.worker.steps import analyse, base, edit, plan, tune
-from services.worker.steps.content_keys import code_version, content_key
-from services.worker.steps.context import AuditContext, StepOutcome, insert_scores
-from services.worker.steps.failures import StepFailed, explain
-from shared.artifacts import Artifact
-from shared.database import database_now
+from services.worker.steps.checkpoints import forget, stored_checkpoint
+from services.worker.steps.content_keys import code_version
+from services.worker.steps.context import AuditContext, StepOutcome, replace_scores
+from services.worker.steps.failures import InputDamaged, StepFailed, explain, is_foreseen, is_passing
+from services.worker.tuning.errors import HandedOver
+from shared.artifacts import Artifact, ArtifactCorrupt, ArtifactStoreUnavailable
+from shared.audit_moves import lock_audit
+from shared.claims import should_make_way, take_next_step
 from shared.events import append_event
-from shared.leases import LeaseLost, end_attempt, move_audit
-from shared.model_files import HubUnavailable
-from shared.states import AuditStatus, StepKind, StepStatus, Verdict
-from shared.tables import Audit, Step
+from shared.leases import LeaseLost
+from shared.patience import is_away
+from shared.recovery import hand_over, leave
+from shared.states import AuditStatus, Cause, StepKind, StepStatus
+from shared.step_moves import have_computed_again, held_step, move_step, settle, step_died, wake_twins
+from shared.tables import Step
 
 log = logging.getLogger(__name__)
 
@@ -32,189 +38,201 @@ RUN: dict[StepKind, Callable[[AuditContext, Step], StepOutcome]] = {
     StepKind.ANALYSE: analyse.run,
 }
 REUSABLE = frozenset({StepKind.BASE, StepKind.EDIT, StepKind.TUNE})
+CANDIDATES = 5  # identical steps whose artifacts are looked at before the step is computed again
 
 
-def run_ready_steps(context: AuditContext) -> None:
-    """Run every step whose needs are met until the audit has ended.
+def work_on_audit(context: AuditContext) -> None:
+    """Run the step that was claimed, and then every next one that can be taken; the attempt then ends.
 
     Raises:
-        LeaseLost: somebody else has the audit now.
+        LeaseLost: somebody else has ended the attempt.
     """
-    while (step := next_ready_step(context)) is not None:
-        run_step(context, step)
-    end_audit(context)
+    while (step := next_step(context)) is not None:
+        try:
+            run_step(context, step)
+        except (AskedToLeave, HandedOver):
+            context.write(lambda session: hand_over(session, context.lease, "its worker was stopped"))
+            return
 
 
-def next_ready_step(context: AuditContext) -> Step | None:
-    """The first pending step whose needs are met; steps that can no longer run are marked skipped."""
-    steps = {step.id: step for step in context.steps()}
-    for step in steps.values():
-        if step.status is not StepStatus.PENDING:
-            continue
-        needs = [steps[needed].status for needed in step.needs]
-        if step.kind is StepKind.ANALYSE:  # reports on whatever there is
-            if all(status.is_terminal for status in needs):
-                return step
-        elif any(status.is_terminal and status is not StepStatus.SUCCEEDED for status in needs):
-            skip(context, step)
-            step.status = StepStatus.SKIPPED
-        elif all(status is StepStatus.SUCCEEDED for status in needs):
-            return step
-    return None
+def next_step(context: AuditContext) -> Step | None:
+    """The step to run now; None when the attempt has ended, for there is none or others must have a turn."""
+
+    def take(session: Session) -> Step | None:
+        lock_audit(session, context.lease.audit_id)
+        step = held_step(session, context.lease)
+        if step is None and not _must_leave(context, session):
+            step = take_next_step(session, context.lease, code_version())
+        if step is None:
+            leave(session, context.lease)
+        return step
+
+    return context.write(take)
+
+
+def _must_leave(context: AuditContext, session: Session) -> bool:
+    return context.orders.leaving or should_make_way(session, context.lease, context.settings.turn_seconds)
 
 
 def run_step(context: AuditContext, step: Step) -> None:
     """Run one step, or take over the result of an identical one; record how it ended.
 
     Raises:
-        LeaseLost: see `run_ready_steps`.
-        OperationalError, HubUnavailable: database or hub was away; the step can be taken up again.
+        LeaseLost: see `work_on_audit`.
+        AskedToLeave, HandedOver: the worker was stopped; what could be kept has been.
     """
-    if step.kind in REUSABLE:
-        key_by_running_code(context, step)
-        if reuse_identical(context, step):
-            return
-    start(context, step)
+    if step.kind in REUSABLE and not context.audit.from_scratch and reuse_identical(context, step):
+        return
     try:
         outcome = RUN[step.kind](context, step)
-    except (LeaseLost, OperationalError, HubUnavailable):
+    except (LeaseLost, AskedToLeave, HandedOver):
         raise
+    except InputDamaged as damage:
+        compute_input_again(context, step, damage)
     except Exception as error:  # whatever a step raises is that step's failure, not the audit's
         log.exception("step %s failed", step.title)
-        fail(context, step, explain(error))
+        if is_passing(error) or (isinstance(error, DBAPIError) and is_away(error)):
+            try_later(context, error)
+        else:
+            context.failed_unforeseen |= not is_foreseen(error)
+            fail(context, step, explain(error))
     else:
         succeed(context, step, outcome)
 
 
-def start(context: AuditContext, step: Step) -> None:
-    """Mark a step as running under this attempt's lease."""
-    with context.fenced() as session:
-        _set(
-            session,
-            step,
-            status=StepStatus.RUNNING,
-            lease_token=context.lease.token,
-            started_at=database_now(),
-            progress=0.0,
-        )
-        append_event(session, step.audit_id, "step.started", step=step.title)
-
-
 def succeed(context: AuditContext, step: Step, outcome: StepOutcome) -> None:
-    """Publish a step's result: scores, record and status in one fenced transaction."""
-    with context.fenced() as session:
-        insert_scores(session, step.id, outcome.arms)
-        _set(
-            session,
-            step,
-            status=StepStatus.SUCCEEDED,
-            progress=1.0,
-            finished_at=database_now(),
-            source_step_id=step.id,
-            artifact=outcome.artifact.name if outcome.artifact else None,
-            artifact_sha256=outcome.artifact.sha256 if outcome.artifact else None,
-            outcome=outcome.record,
-        )
-        append_event(session, step.audit_id, "step.succeeded", step=step.title)
+    """Publish a step's result: scores, record, status and what follows from it, in one transaction."""
+
+    def scores_and_report(session: Session) -> None:
+        replace_scores(session, step.id, outcome.arms)
+        if outcome.publish is not None:
+            outcome.publish(session)
+
+    checkpoint = stored_checkpoint(context, step)
+    _end_step(
+        context,
+        step,
+        StepStatus.SUCCEEDED,
+        "step.succeeded",
+        also=scores_and_report,
+        progress=1.0,
+        source_step_id=step.id,
+        artifact=outcome.artifact.name if outcome.artifact else None,
+        artifact_sha256=outcome.artifact.sha256 if outcome.artifact else None,
+        outcome=outcome.record,
+        checkpoint=None,
+        checkpoint_sha256=None,
+        checkpoint_progress=None,
+    )
+    if checkpoint is not None:
+        forget(context, checkpoint)
 
 
 def fail(context: AuditContext, step: Step, failure: StepFailed) -> None:
     """Record why a step cannot give its result."""
-    with context.fenced() as session:
-        _set(
-            session,
-            step,
-            status=StepStatus.FAILED,
-            finished_at=database_now(),
-            cause=failure.cause,
-            error=failure.reason,
-        )
-        append_event(session, step.audit_id, "step.failed", step=step.title, error=failure.reason)
+    why: dict[str, Any] = {"cause": failure.cause, "error": failure.reason}
+    _end_step(context, step, StepStatus.FAILED, "step.failed", told=why, **why)
 
 
-def skip(context: AuditContext, step: Step) -> None:
-    """Mark a step that needs one that failed."""
-    with context.fenced() as session:
-        _set(session, step, status=StepStatus.SKIPPED, error="a step it needs did not succeed")
-        append_event(session, step.audit_id, "step.skipped", step=step.title)
+def try_later(context: AuditContext, error: Exception) -> None:
+    """Count a death, and have the step tried again when what it needs may be back."""
+    reason = str(error) or type(error).__name__
+
+    def put_off(session: Session) -> None:
+        lock_audit(session, context.lease.audit_id)
+        if (step := held_step(session, context.lease)) is not None:
+            step_died(
+                session,
+                step,
+                max_deaths=context.settings.max_step_attempts,
+                cause=Cause.INFRASTRUCTURE,
+                error=reason,
+                wait_seconds=context.settings.retry_wait_seconds,
+            )
+
+    context.write(put_off)
 
 
-def key_by_running_code(context: AuditContext, step: Step) -> None:
-    """Give a step that other code planned (before an upgrade) a key that names the code that runs it."""
-    plan_record = context.steps()[0].outcome or {}
-    if plan_record.get("code_version") != code_version():
-        step.key = content_key(planned=step.key)
-        with context.fenced() as session:
-            _set(session, step, key=step.key)
+def compute_input_again(context: AuditContext, step: Step, damage: InputDamaged) -> None:
+    """Have the step computed again whose artifact this one could not use; that too has its limit."""
+    damaged = context.step(damage.step_id)
+    if damaged.deaths + 1 >= context.settings.max_step_attempts:
+        fail(context, step, StepFailed(Cause.INFRASTRUCTURE, f"{damaged.title}: {damage.reason}"))
+        return
+
+    def put_back(session: Session) -> None:
+        lock_audit(session, context.lease.audit_id)
+        if (held := held_step(session, context.lease)) is not None:
+            have_computed_again(session, damage.step_id, held, damage.reason)
+
+    context.write(put_back)
 
 
 def reuse_identical(context: AuditContext, step: Step) -> bool:
     """Let the step stand for an identical one that succeeded before, if its artifact is intact."""
-    with context.fenced() as session:
-        earlier = session.execute(
-            select(Step)
-            .where(col(Step.key) == step.key, col(Step.status) == StepStatus.SUCCEEDED)
-            .order_by(col(Step.finished_at))
-            .limit(1)
-        ).scalar_one_or_none()
-    if earlier is None or not _intact(context, earlier):
+    query = (
+        select(Step)
+        .where(col(Step.key) == step.key, col(Step.status) == StepStatus.SUCCEEDED, col(Step.id) != step.id)
+        .order_by(col(Step.finished_at))
+        .limit(CANDIDATES)
+    )
+    candidates = context.read(lambda session: session.execute(query).scalars().all())
+    earlier = next((candidate for candidate in candidates if _intact(context, candidate)), None)
+    if earlier is None:
         return False
-    with context.fenced() as session:
-        _set(
-            session,
-            step,
-            status=StepStatus.SUCCEEDED,
-            progress=1.0,
-            started_at=database_now(),
-            finished_at=database_now(),
-            source_step_id=earlier.source_step_id,
-            artifact=earlier.artifact,
-            artifact_sha256=earlier.artifact_sha256,
-            outcome=earlier.outcome,
-        )
-        append_event(session, step.audit_id, "step.reused", step=step.title, of=earlier.source_step_id)
+    _end_step(
+        context,
+        step,
+        StepStatus.SUCCEEDED,
+        "step.reused",
+        told={"of": earlier.source_step_id},
+        progress=1.0,
+        source_step_id=earlier.source_step_id,
+        artifact=earlier.artifact,
+        artifact_sha256=earlier.artifact_sha256,
+        outcome=earlier.outcome,
+    )
     return True
 
 
-def end_audit(context: AuditContext) -> None:
-    """Bring the audit to its end: a report was made, or the step that everything needs failed."""
-    steps = context.steps()
-    broken = next((step for step in steps if step.status is StepStatus.FAILED), None)
-    tuned = [step for step in steps if step.kind is StepKind.TUNE and step.inputs["edit_step"] is not None]
-    report = next((step.outcome for step in steps if step.kind is StepKind.ANALYSE and step.outcome), None)
-    measured = any(step.status is StepStatus.SUCCEEDED for step in tuned)
-    with context.fenced() as session:
-        audit = session.get_one(Audit, context.lease.audit_id, populate_existing=True)
+def _end_step(
+    context: AuditContext,
+    step: Step,
+    status: StepStatus,
+    event: str,
+    *,
+    also: Callable[[Session], None] | None = None,
+    told: dict[str, Any] | None = None,
+    **values: Any,
+) -> None:
+    """Move the step at hand to its end, say so, and let go on what waited for it.
+
+    Raises:
+        LeaseLost: the audit is no longer running; nothing was written.
+    """
+
+    def end(session: Session) -> None:
+        audit = lock_audit(session, step.audit_id)
+        if held_step(session, context.lease) is None:
+            return  # it was ended already: the connection was lost when that had been committed
         if audit.status is not AuditStatus.RUNNING:
-            raise LeaseLost(f"audit {audit.id} is {audit.status}; the supervisor ends it")
-        if report is not None:
-            session.execute(
-                update(Audit).where(col(Audit.id) == audit.id).values(verdict=Verdict(report["verdict"]))
-            )
-        if report is not None and measured:
-            move_audit(session, audit.id, AuditStatus.SUCCEEDED)
-        else:
-            error = f"{broken.title}: {broken.error}" if broken else "no trial succeeded"
-            cause = broken.cause if broken else None
-            move_audit(session, audit.id, AuditStatus.FAILED, cause=cause, error=error)
-        end_attempt(session, context.lease)
+            raise LeaseLost(f"audit {audit.id} is {audit.status}; the supervisor ends the attempt")
+        move_step(session, step.id, status, held_by=context.lease.token, **values)
+        append_event(session, step.audit_id, event, step=step.title, **(told or {}))
+        if also is not None:
+            also(session)
+        settle(session, step.audit_id)
+        wake_twins(session, step)
+
+    context.write(end)
 
 
 def _intact(context: AuditContext, step: Step) -> bool:
     if step.artifact is None or step.artifact_sha256 is None:
         return True
     try:
-        context.store.get(Artifact(step.artifact, step.artifact_sha256))
-    except Exception as error:  # a store fails in many ways; none may end the child between two steps
-        log.warning("%s: %s; %s is computed again", type(error).__name__, error, step.title)
+        context.store.verify(Artifact(step.artifact, step.artifact_sha256))
+    except (ArtifactCorrupt, ArtifactStoreUnavailable) as error:
+        log.warning("%s; %s is computed again", error, step.title)
         return False
     return True
-
-
-def _set(session: Session, step: Step, **values: Any) -> None:
-    session.execute(
-        update(Step)
-        .where(col(Step.id) == step.id)
-        .values(values)
-        .execution_options(synchronize_session=False)
-    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import delete, update
-from sqlmodel import col
+from sqlalchemy import update
+from sqlmodel import Session, col
 
 from services.worker.steps.content_keys import code_version, content_key
 from services.worker.steps.context import AuditContext, StepOutcome
@@ -47,6 +47,7 @@ class Layout:
             position=len(self.steps) + 1,  # 0 is the plan itself
             kind=kind,
             title=title,
+            code_version=code_version(),
             key=content_key(
                 kind=kind,
                 subject=self.subject,
@@ -81,17 +82,14 @@ def run(context: AuditContext, _step: Step) -> StepOutcome:
         data_hashes=hashes,
     )
     lay_out(layout, request, len(model.anatomy.blocks))
-    with context.fenced() as session:
-        session.execute(
-            delete(Step).where(col(Step.audit_id) == context.audit.id, col(Step.kind) != StepKind.PLAN)
-        )
+
+    def publish(session: Session) -> None:
         session.add_all(layout.steps)
         session.execute(
             update(Audit).where(col(Audit.id) == context.audit.id).values(model_revision=model.revision)
         )
-    return StepOutcome(
-        record={"code_version": code_version(), "data_hashes": hashes, "blocks": len(model.anatomy.blocks)}
-    )
+
+    return StepOutcome(record={"data_hashes": hashes, "blocks": len(model.anatomy.blocks)}, publish=publish)
 
 
 def lay_out(layout: Layout, request: AuditRequest, block_count: int) -> None:

@@ -1,0 +1,235 @@
+"""Which work comes next, and how a worker takes it. The database is the queue.
+
+A worker claims an audit by taking one of its ready steps, and then takes the next one of the same audit,
+for its model is loaded. The order among audits is fair: by priority; then the submitter with the fewest
+workers, and among those the one that was served longest ago; then likewise among the submitter's audits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from sqlalchemy import Engine, Select, exists, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col
+
+from shared.audit_moves import lock_audit, move_audit
+from shared.database import changed_rows, database_now, reading, transaction
+from shared.events import append_event
+from shared.leases import Lease
+from shared.states import AuditStatus, StepStatus
+from shared.step_moves import IllegalStepMove, held_step, move_step
+from shared.tables import Attempt, Audit, Step, Submitter, new_id
+
+CLAIM_TRIES = 50  # as many workers can be faster than this one
+
+
+def claim(engine: Engine, worker: str, lease_seconds: float, code_version: str) -> Lease | None:
+    """Take the first ready step of the audit whose turn it is; None when nothing can be taken.
+
+    code_version: the code that the worker runs. A step planned under other code gets a new key, so that
+    its result is never taken for one of that code.
+    """
+    for _ in range(CLAIM_TRIES):
+        with reading(engine) as session:
+            first = session.execute(claimable(col(Step.id), col(Audit.id)).limit(1)).one_or_none()
+        if first is None:
+            return None
+        step_id, audit_id = first
+        lease = Lease(audit_id, attempt_id=new_id(), token=new_id(), seconds=lease_seconds)
+        try:
+            with transaction(engine) as session:
+                _begin_attempt(session, lease, worker)
+                _take(session, step_id, lease, code_version)
+            return lease
+        except (IllegalStepMove, IntegrityError):
+            continue  # another worker was faster
+    return None
+
+
+def take_next_step(session: Session, lease: Lease, code_version: str) -> Step | None:
+    """The step that the attempt has taken, or the next one of its audit that it takes now.
+
+    To be called with the audit locked. None when the audit has no step that can be taken at this moment.
+    """
+    if (held := held_step(session, lease)) is not None:
+        return held
+    audit = lock_audit(session, lease.audit_id)
+    if audit.status is not AuditStatus.RUNNING:
+        return None
+    ready = session.execute(claimable(col(Step.id)).where(col(Step.audit_id) == lease.audit_id)).scalars()
+    for step_id in ready.all():
+        try:
+            with session.begin_nested():
+                _take(session, step_id, lease, code_version)
+        except IntegrityError:  # an identical step was taken elsewhere at this very moment
+            continue
+        return held_step(session, lease)
+    return None
+
+
+def should_make_way(session: Session, lease: Lease, turn_seconds: float) -> bool:
+    """Whether another audit waits whose turn it is: one of higher priority, or after `turn_seconds` any
+    of the same.
+    """
+    mine = session.execute(
+        select(col(Audit.priority), col(Attempt.started_at), database_now(-turn_seconds).label("before"))
+        .join(Attempt, col(Attempt.audit_id) == col(Audit.id))
+        .where(col(Attempt.id) == lease.attempt_id)
+    ).one()
+    turn_is_over = mine.started_at < mine.before
+    precedes = col(Audit.priority) >= mine.priority if turn_is_over else col(Audit.priority) > mine.priority
+    waiting = claimable(col(Audit.id)).where(col(Audit.id) != lease.audit_id, precedes).limit(1)
+    return session.execute(waiting).first() is not None
+
+
+def queue_position(session: Session, audit_id: str) -> int | None:
+    """1 for the audit that is claimed next; None for one that has no step to be taken.
+
+    Submitters take turns, so each one's first audit comes before anybody's second.
+    """
+    turn = func.row_number().over(
+        partition_by=(col(Audit.priority), col(Audit.submitter)), order_by=_order_of_audits()
+    )
+    waiting = (
+        select(
+            col(Audit.id),
+            func.row_number()
+            .over(order_by=(col(Audit.priority).desc(), *_order_of_submitters(), col(Audit.created_at)))
+            .label("place"),
+            turn.label("turn"),
+            col(Audit.priority),
+        )
+        .where(col(Audit.status) == AuditStatus.QUEUED)
+        .subquery()
+    )
+    ranked = select(
+        waiting.c.id,
+        func.row_number()
+        .over(order_by=(waiting.c.priority.desc(), waiting.c.turn, waiting.c.place))
+        .label("position"),
+    ).subquery()
+    position: int | None = session.execute(
+        select(ranked.c.position).where(ranked.c.id == audit_id)
+    ).scalar_one_or_none()
+    return position
+
+
+def claimable(*columns: Any) -> Select[Any]:
+    """Steps that a worker may take, with their audits, in the order in which they are to be taken."""
+    twin = aliased(Step)
+    twin_is_running = exists().where(col(twin.key) == col(Step.key), col(twin.status) == StepStatus.RUNNING)
+    return (
+        select(*columns)
+        .select_from(Step)
+        .join(Audit, col(Audit.id) == col(Step.audit_id))
+        .where(
+            col(Step.ready_at) <= database_now(),
+            col(Audit.status).in_([AuditStatus.QUEUED, AuditStatus.RUNNING]),
+            or_(col(Audit.expires_at).is_(None), col(Audit.expires_at) > database_now()),
+            ~twin_is_running,
+        )
+        .order_by(
+            col(Audit.priority).desc(),
+            *_order_of_submitters(),
+            *_order_of_audits(),
+            col(Step.position),
+        )
+    )
+
+
+def _order_of_submitters() -> tuple[Any, ...]:
+    theirs = aliased(Audit)
+    at_work = (
+        select(func.count())
+        .select_from(Attempt)
+        .join(theirs, col(theirs.id) == col(Attempt.audit_id))
+        .where(col(Attempt.ended_at).is_(None), col(theirs.submitter) == col(Audit.submitter))
+        .scalar_subquery()
+    )
+    served_at = (
+        select(col(Submitter.served_at)).where(col(Submitter.name) == col(Audit.submitter)).scalar_subquery()
+    )
+    return (at_work, served_at.asc().nulls_first())
+
+
+def _order_of_audits() -> tuple[Any, ...]:
+    at_work = (
+        select(func.count())
+        .select_from(Attempt)
+        .where(col(Attempt.ended_at).is_(None), col(Attempt.audit_id) == col(Audit.id))
+        .scalar_subquery()
+    )
+    return (at_work, col(Audit.served_at).asc().nulls_first(), col(Audit.created_at), col(Audit.id))
+
+
+def _begin_attempt(session: Session, lease: Lease, worker: str) -> None:
+    audit = lock_audit(session, lease.audit_id)
+    if audit.status not in {AuditStatus.QUEUED, AuditStatus.RUNNING}:
+        raise IllegalStepMove(f"audit {audit.id} is {audit.status}")
+    number = (
+        1
+        + session.execute(
+            select(func.count()).select_from(Attempt).where(col(Attempt.audit_id) == audit.id)
+        ).scalar_one()
+    )
+    session.execute(
+        insert(Attempt).values(
+            id=lease.attempt_id,
+            audit_id=audit.id,
+            number=number,
+            worker=worker,
+            lease_token=lease.token,
+            lease_expires_at=database_now(lease.seconds),
+            started_at=database_now(),
+        )
+    )
+    append_event(session, audit.id, "attempt.started", attempt=number, worker=worker)
+    if audit.status is AuditStatus.QUEUED:
+        move_audit(session, audit.id, AuditStatus.RUNNING)
+    note_service(session, audit.id, audit.submitter)
+
+
+def note_service(session: Session, audit_id: str, submitter: str) -> None:
+    """Remember that a worker serves the audit now: whoever waits longer comes first next time."""
+    session.execute(
+        update(Audit)
+        .where(col(Audit.id) == audit_id)
+        .values(served_at=database_now())
+        .execution_options(synchronize_session=False)
+    )
+    served = session.execute(
+        update(Submitter)
+        .where(col(Submitter.name) == submitter)
+        .values(served_at=database_now())
+        .execution_options(synchronize_session=False)
+    )
+    if changed_rows(served) == 0:
+        session.execute(insert(Submitter).values(name=submitter, served_at=database_now()))
+
+
+def _take(session: Session, step_id: str, lease: Lease, code_version: str) -> None:
+    step = session.execute(
+        select(col(Step.key), col(Step.code_version), col(Step.title)).where(col(Step.id) == step_id)
+    ).one()
+    key = step.key if step.code_version == code_version else key_under(code_version, step.key)
+    move_step(
+        session,
+        step_id,
+        StepStatus.RUNNING,
+        key=key,
+        code_version=code_version,
+        lease_token=lease.token,
+        started_at=database_now(),
+        progressed_at=database_now(),
+        cause=None,
+        error=None,
+    )
+    append_event(session, lease.audit_id, "step.started", step=step.title)
+
+
+def key_under(code_version: str, planned_key: str) -> str:
+    """The key of a step that one code planned and another runs."""
+    return hashlib.sha256(f"{code_version}:{planned_key}".encode()).hexdigest()

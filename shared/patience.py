@@ -1,0 +1,42 @@
+"""Waiting for a database that is away: a restart or a brief outage must not end hours of work."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.5
+
+T = TypeVar("T")
+
+
+def patiently(work: Callable[[], T], for_seconds: float = math.inf) -> T:
+    """Do `work`, again and again while the database is away, `for_seconds` at most.
+
+    When the connection is lost during a commit nobody can tell whether it took place, so `work` must be
+    such that doing it twice does no harm. Whoever waits here for ever is ended by its supervisor.
+    """
+    told = False
+    deadline = time.monotonic() + for_seconds
+    while True:
+        try:
+            return work()
+        except DBAPIError as error:
+            if not is_away(error) or time.monotonic() > deadline:
+                raise
+            if not told:
+                log.warning("the database is away: %s", error.orig)
+                told = True
+            time.sleep(RETRY_SECONDS)
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether an error speaks of the connection or the server, not of what was asked."""
+    return isinstance(error, OperationalError) or error.connection_invalidated
