@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Engine, insert, update
+from sqlalchemy import Engine, insert, select, update
 from sqlmodel import col
 
-from shared.database import database_now, transaction
+from shared.audit_moves import lock_audit
+from shared.claims import claim, take_next_step
+from shared.database import database_now, reading, transaction
 from shared.events import append_event
+from shared.leases import Lease, fenced
 from shared.outbox import request_wake_up
+from shared.recovery import leave
 from shared.states import AuditStatus, StepKind, StepStatus
-from shared.tables import Audit, EditSet, Step, new_id
+from shared.step_moves import held_step, move_step, settle
+from shared.tables import Attempt, Audit, EditSet, Event, Step, new_id
+
+CODE = "c" * 64
+LONG_SECONDS = 3600.0
 
 
 def add_audit(engine: Engine, *, status: AuditStatus = AuditStatus.QUEUED, **columns: Any) -> str:
@@ -58,7 +66,7 @@ def add_step(
     status: StepStatus = StepStatus.PENDING,
     **columns: Any,
 ) -> str:
-    """A step of an audit; its id."""
+    """A step of an audit, ready to be taken if it waits and needs nothing; its id."""
     step_id = new_id()
     values = {
         "key": new_id(),
@@ -68,6 +76,8 @@ def add_step(
         "deaths": 0,
         "progress": 0.0,
     }
+    if status is StepStatus.PENDING and not columns.get("needs"):
+        values["ready_at"] = database_now()
     with transaction(engine) as session:
         session.execute(
             insert(Step).values(
@@ -80,3 +90,72 @@ def add_step(
             )
         )
     return step_id
+
+
+def add_work(engine: Engine, **columns: Any) -> tuple[str, str]:
+    """An audit with one step that can be taken; their ids."""
+    audit_id = add_audit(engine, **columns)
+    return audit_id, add_step(engine, audit_id)
+
+
+def claimed(engine: Engine, worker: str = "worker-1") -> Lease:
+    """The lease of whatever is to be claimed next."""
+    lease = claim(engine, worker, LONG_SECONDS, CODE)
+    assert lease is not None
+    return lease
+
+
+def let_lease_expire(engine: Engine, lease: Lease) -> None:
+    """Make the lease's time run out."""
+    with transaction(engine) as session:
+        session.execute(
+            update(Attempt)
+            .where(col(Attempt.id) == lease.attempt_id)
+            .values(lease_expires_at=database_now(-1.0))
+        )
+
+
+def end_step(engine: Engine, lease: Lease, status: StepStatus = StepStatus.SUCCEEDED, **columns: Any) -> None:
+    """End the step that the attempt holds, as a worker does."""
+    with fenced(engine, lease) as session:
+        lock_audit(session, lease.audit_id)
+        step = held_step(session, lease)
+        assert step is not None
+        move_step(session, step.id, status, held_by=lease.token, **columns)
+        settle(session, lease.audit_id)
+
+
+def go_on(engine: Engine, lease: Lease) -> str | None:
+    """The id of the next step of the lease's audit that the attempt takes; None when it has left."""
+    with fenced(engine, lease) as session:
+        lock_audit(session, lease.audit_id)
+        step = take_next_step(session, lease, CODE)
+        if step is None:
+            leave(session, lease)
+            return None
+        return step.id
+
+
+def audit_of(engine: Engine, audit_id: str) -> Audit:
+    """The audit as it stands."""
+    with reading(engine) as session:
+        return session.get_one(Audit, audit_id)
+
+
+def step_of(engine: Engine, step_id: str) -> Step:
+    """The step as it stands."""
+    with reading(engine) as session:
+        return session.get_one(Step, step_id)
+
+
+def attempt_of(engine: Engine, lease: Lease) -> Attempt:
+    """The attempt as it stands."""
+    with reading(engine) as session:
+        return session.get_one(Attempt, lease.attempt_id)
+
+
+def event_kinds(engine: Engine, audit_id: str) -> list[str]:
+    """What has happened to the audit, in order."""
+    query = select(col(Event.kind)).where(col(Event.audit_id) == audit_id).order_by(col(Event.sequence))
+    with reading(engine) as session:
+        return list(session.execute(query).scalars())

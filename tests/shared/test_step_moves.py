@@ -1,0 +1,223 @@
+"""A step goes where its state leads, and what waits for it goes on or is skipped."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, select
+from sqlmodel import col
+
+from shared.audit_moves import lock_audit
+from shared.database import database_now, reading, transaction
+from shared.leases import Lease, fenced
+from shared.states import STEP_TRANSITIONS, Cause, StepKind, StepStatus
+from shared.step_moves import (
+    IllegalStepMove,
+    have_computed_again,
+    held_step,
+    move_step,
+    settle,
+    step_died,
+    wake_twins,
+)
+from shared.tables import OutboxMessage, Step
+from tests.support.audits import CODE, add_audit, add_step, add_work, claimed, end_step, event_kinds, step_of
+
+
+def settled(engine: Engine, audit_id: str) -> None:
+    with transaction(engine) as session:
+        lock_audit(session, audit_id)
+        settle(session, audit_id)
+
+
+def die(engine: Engine, lease: Lease, *, max_deaths: int = 3, wait_seconds: float = 0.0) -> None:
+    with fenced(engine, lease) as session:
+        lock_audit(session, lease.audit_id)
+        step = held_step(session, lease)
+        assert step is not None
+        step_died(
+            session,
+            step,
+            max_deaths=max_deaths,
+            cause=Cause.INFRASTRUCTURE,
+            error="killed",
+            wait_seconds=wait_seconds,
+        )
+
+
+def seconds_until_ready(engine: Engine, step_id: str) -> float:
+    with reading(engine) as session:
+        query = select(col(Step.ready_at), database_now().label("now")).where(col(Step.id) == step_id)
+        row = session.execute(query).one()
+    waited: timedelta = row.ready_at - row.now
+    return waited.total_seconds()
+
+
+@pytest.mark.parametrize(
+    ("current", "wanted"),
+    [pair for pair in itertools.product(StepStatus, StepStatus) if pair[1] not in STEP_TRANSITIONS[pair[0]]],
+)
+def test_every_illegal_move_is_refused(engine: Engine, current: StepStatus, wanted: StepStatus) -> None:
+    step_id = add_step(engine, add_audit(engine), status=current)
+    with pytest.raises(IllegalStepMove), transaction(engine) as session:
+        move_step(session, step_id, wanted)
+    assert step_of(engine, step_id).status is current
+
+
+@pytest.mark.parametrize(
+    ("current", "wanted"),
+    [(current, wanted) for current, following in STEP_TRANSITIONS.items() for wanted in following],
+)
+def test_every_legal_move_is_made(engine: Engine, current: StepStatus, wanted: StepStatus) -> None:
+    step_id = add_step(engine, add_audit(engine), status=current)
+    with transaction(engine) as session:
+        move_step(session, step_id, wanted)
+    assert step_of(engine, step_id).status is wanted
+
+
+def test_step_of_another_attempt_is_not_moved(engine: Engine) -> None:
+    _, step_id = add_work(engine)
+    claimed(engine)
+    with pytest.raises(IllegalStepMove), transaction(engine) as session:
+        move_step(session, step_id, StepStatus.SUCCEEDED, held_by="f" * 32)
+
+
+def test_step_becomes_ready_when_all_it_needs_has_succeeded(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+    done = add_step(engine, audit_id, 0, status=StepStatus.SUCCEEDED)
+    running = add_step(engine, audit_id, 1, status=StepStatus.RUNNING)
+    waits = add_step(engine, audit_id, 2, needs=[done, running])
+    ready = add_step(engine, audit_id, 3, needs=[done])
+    settled(engine, audit_id)
+    assert step_of(engine, waits).ready_at is None
+    assert step_of(engine, ready).ready_at is not None
+
+
+def test_what_needs_a_failed_step_is_skipped_and_what_needs_that_too(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+    failed = add_step(engine, audit_id, 0, status=StepStatus.FAILED)
+    edit = add_step(engine, audit_id, 1, needs=[failed])
+    tune = add_step(engine, audit_id, 2, needs=[edit])
+    settled(engine, audit_id)
+    assert [step_of(engine, step).status for step in (edit, tune)] == [StepStatus.SKIPPED] * 2
+    assert event_kinds(engine, audit_id).count("step.skipped") == 2
+
+
+def test_analysis_runs_when_all_has_ended_however_it_ended(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+    ended = [
+        add_step(engine, audit_id, position, status=status)
+        for position, status in enumerate((StepStatus.SUCCEEDED, StepStatus.FAILED, StepStatus.SKIPPED))
+    ]
+    analyse = add_step(engine, audit_id, 3, kind=StepKind.ANALYSE, needs=ended)
+    settled(engine, audit_id)
+    assert step_of(engine, analyse).ready_at is not None
+
+
+def test_settling_twice_changes_nothing(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+    done = add_step(engine, audit_id, 0, status=StepStatus.SUCCEEDED)
+    ready = add_step(engine, audit_id, 1, needs=[done])
+    settled(engine, audit_id)
+    first = step_of(engine, ready).ready_at
+    settled(engine, audit_id)
+    assert step_of(engine, ready).ready_at == first
+
+
+def test_each_death_makes_the_step_wait_longer(engine: Engine) -> None:
+    _, step_id = add_work(engine)
+    lease = claimed(engine)
+    die(engine, lease, max_deaths=9, wait_seconds=100)
+    assert 90 < seconds_until_ready(engine, step_id) <= 100
+    with transaction(engine) as session:
+        move_step(session, step_id, StepStatus.RUNNING, lease_token=lease.token)
+    die(engine, lease, max_deaths=9, wait_seconds=100)
+    assert 390 < seconds_until_ready(engine, step_id) <= 400
+
+
+def test_step_that_dies_too_often_fails_with_its_cause(engine: Engine) -> None:
+    audit_id, step_id = add_work(engine)
+    for _ in range(3):
+        die(engine, claimed(engine))
+    step = step_of(engine, step_id)
+    assert (step.status, step.cause, step.deaths) == (StepStatus.FAILED, Cause.INFRASTRUCTURE, 3)
+    assert step.error == "died 3 times; the last time: killed"
+    assert step.finished_at is not None
+    assert event_kinds(engine, audit_id)[-1] == "step.failed"
+
+
+def test_step_that_died_shows_the_progress_of_its_checkpoint(engine: Engine) -> None:
+    step_id = add_step(
+        engine,
+        add_audit(engine),
+        progress=0.6,
+        checkpoint="c",
+        checkpoint_sha256="c",
+        checkpoint_progress=0.4,
+    )
+    die(engine, claimed(engine))
+    assert step_of(engine, step_id).progress == 0.4
+
+
+def test_step_with_a_damaged_artifact_is_computed_again_before_what_needs_it(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+    edit = add_step(engine, audit_id, 0, artifact="a", artifact_sha256="a", source_step_id=None)
+    claimed_edit = claimed(engine)
+    end_step(engine, claimed_edit, artifact="a", artifact_sha256="a")
+    tune, other = (add_step(engine, audit_id, position, needs=[edit]) for position in (1, 2))
+    settled(engine, audit_id)
+    lease = claimed(engine)
+    with fenced(engine, lease) as session:
+        lock_audit(session, audit_id)
+        held = held_step(session, lease)
+        assert held is not None
+        assert held.id == tune
+        have_computed_again(session, edit, held, "it does not have its hash")
+    damaged = step_of(engine, edit)
+    assert (damaged.status, damaged.artifact, damaged.deaths) == (StepStatus.PENDING, None, 1)
+    assert damaged.ready_at is not None
+    for step_id in (tune, other):
+        step = step_of(engine, step_id)
+        assert (step.status, step.ready_at, step.deaths) == (StepStatus.PENDING, None, 0)
+    with fenced(engine, lease) as session:
+        lock_audit(session, audit_id)
+        move_step(session, edit, StepStatus.RUNNING, lease_token=lease.token)
+    end_step(engine, lease)
+    assert step_of(engine, tune).ready_at is not None
+
+
+def test_second_worker_that_finds_the_same_damage_only_waits(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+    edit = add_step(engine, audit_id, 0, status=StepStatus.SUCCEEDED)
+    for position in (1, 2):
+        add_step(engine, audit_id, position, needs=[edit])
+    settled(engine, audit_id)
+    for lease in (claimed(engine, "worker-1"), claimed(engine, "worker-2")):
+        with fenced(engine, lease) as session:
+            lock_audit(session, audit_id)
+            held = held_step(session, lease)
+            assert held is not None
+            have_computed_again(session, edit, held, "it is missing")
+    assert step_of(engine, edit).deaths == 1
+    assert event_kinds(engine, audit_id).count("step.damaged") == 1
+
+
+def test_audits_that_waited_for_an_identical_step_are_woken(engine: Engine) -> None:
+    first, second = add_audit(engine), add_audit(engine)
+    for audit_id in (first, second):
+        add_step(engine, audit_id, key="k" * 64, code_version=CODE)
+    with transaction(engine) as session:
+        for message in session.execute(select(OutboxMessage)).scalars():
+            message.sent_at = session.execute(select(database_now())).scalar_one()
+    lease = claimed(engine)
+    with fenced(engine, lease) as session:
+        lock_audit(session, first)
+        held = held_step(session, lease)
+        assert held is not None
+        move_step(session, held.id, StepStatus.SUCCEEDED)
+        wake_twins(session, held)
+    with reading(engine) as session:
+        unsent = select(col(OutboxMessage.audit_id)).where(col(OutboxMessage.sent_at).is_(None))
+        assert list(session.execute(unsent).scalars()) == [second]
