@@ -90,12 +90,10 @@ def repeat_unheard_wake_ups(engine: Engine, after_seconds: float) -> None:
     `LONGEST_WAIT_SECONDS`.
     """
     with transaction(engine) as session:
-        next_up = session.execute(
-            select(claimable(col(Audit.id)).limit(STEPS_LOOKED_AT).subquery().c.id).distinct()
-        ).scalars()
+        next_up = session.execute(claimable(col(Audit.id)).limit(STEPS_LOOKED_AT)).scalars()
         messages = session.execute(
             select(OutboxMessage, database_now().label("now")).where(
-                col(OutboxMessage.audit_id).in_(list(next_up)[:WAKE_UPS_AT_ONCE]),
+                col(OutboxMessage.audit_id).in_(list(dict.fromkeys(next_up))[:WAKE_UPS_AT_ONCE]),
                 col(OutboxMessage.kind) == WAKE_UP,
                 col(OutboxMessage.sent_at).is_not(None),
             )

@@ -9,12 +9,13 @@ from sqlalchemy import Engine, update
 from sqlmodel import col
 
 from shared.database import database_now, transaction
-from shared.outbox import WAKE_UP, WAKE_UPS_AT_ONCE, relay, repeat_unheard_wake_ups, request_wake_up
+from shared.outbox import WAKE_UP, WAKE_UPS_AT_ONCE, relay, request_wake_up
+from shared.recovery import repeat_unheard_wake_ups
 from shared.states import AuditStatus
 from shared.tables import Audit, OutboxMessage
-from tests.support.audits import add_audit
+from tests.support.audits import add_audit, add_step, add_work, claimed
 
-AFTER_SECONDS = 60.0
+AFTER_SECONDS = 10.0
 
 
 class Broker:
@@ -36,9 +37,9 @@ def broker() -> Broker:
     return Broker()
 
 
-def let_time_pass(engine: Engine) -> None:
+def let_time_pass(engine: Engine, seconds: float = AFTER_SECONDS + 1) -> None:
     with transaction(engine) as session:
-        session.execute(update(OutboxMessage).values(sent_at=database_now(-AFTER_SECONDS - 1)))
+        session.execute(update(OutboxMessage).values(sent_at=database_now(-seconds)))
 
 
 def test_wake_ups_are_sent_oldest_first(engine: Engine, broker: Broker) -> None:
@@ -97,8 +98,8 @@ def test_wake_up_of_a_rolled_back_submission_never_leaves(engine: Engine, broker
     assert relay(engine, broker.send) == 0
 
 
-def test_audit_still_queued_after_its_wake_up_is_announced_again(engine: Engine, broker: Broker) -> None:
-    audit_id = add_audit(engine)
+def test_audit_that_no_worker_took_is_announced_again(engine: Engine, broker: Broker) -> None:
+    audit_id, _ = add_work(engine)
     relay(engine, broker.send)
     let_time_pass(engine)
     repeat_unheard_wake_ups(engine, AFTER_SECONDS)
@@ -106,18 +107,44 @@ def test_audit_still_queued_after_its_wake_up_is_announced_again(engine: Engine,
     assert broker.sent == [audit_id, audit_id]
 
 
+def test_step_of_a_running_audit_that_no_worker_took_is_announced_too(engine: Engine, broker: Broker) -> None:
+    audit_id, _ = add_work(engine)
+    add_step(engine, audit_id, 1)
+    relay(engine, broker.send)
+    claimed(engine)
+    let_time_pass(engine)
+    repeat_unheard_wake_ups(engine, AFTER_SECONDS)
+    assert relay(engine, broker.send) == 1
+
+
 def test_audit_just_announced_is_not_announced_again(engine: Engine, broker: Broker) -> None:
-    add_audit(engine)
+    add_work(engine)
     relay(engine, broker.send)
     repeat_unheard_wake_ups(engine, AFTER_SECONDS)
     assert relay(engine, broker.send) == 0
 
 
-@pytest.mark.parametrize("status", [status for status in AuditStatus if status is not AuditStatus.QUEUED])
-def test_audit_that_is_no_longer_queued_is_not_announced_again(
+def test_each_repetition_waits_longer(engine: Engine, broker: Broker) -> None:
+    add_work(engine)
+    relay(engine, broker.send)
+    let_time_pass(engine)
+    repeat_unheard_wake_ups(engine, AFTER_SECONDS)
+    relay(engine, broker.send)
+    let_time_pass(engine)
+    repeat_unheard_wake_ups(engine, AFTER_SECONDS)
+    assert relay(engine, broker.send) == 0
+    let_time_pass(engine, 2 * AFTER_SECONDS + 1)
+    repeat_unheard_wake_ups(engine, AFTER_SECONDS)
+    assert relay(engine, broker.send) == 1
+
+
+@pytest.mark.parametrize(
+    "status", [status for status in AuditStatus if status not in {AuditStatus.QUEUED, AuditStatus.RUNNING}]
+)
+def test_audit_with_nothing_to_take_is_not_announced_again(
     engine: Engine, broker: Broker, status: AuditStatus
 ) -> None:
-    add_audit(engine)
+    add_work(engine)
     relay(engine, broker.send)
     let_time_pass(engine)
     with transaction(engine) as session:
@@ -126,10 +153,15 @@ def test_audit_that_is_no_longer_queued_is_not_announced_again(
     assert relay(engine, broker.send) == 0
 
 
-def test_long_queue_is_not_announced_all_at_once(engine: Engine, broker: Broker) -> None:
-    for _ in range(WAKE_UPS_AT_ONCE + 2):
-        add_audit(engine)
+def test_only_the_next_audits_of_a_long_queue_are_announced_again(engine: Engine, broker: Broker) -> None:
+    now = datetime.now(UTC)
+    for age in range(WAKE_UPS_AT_ONCE + 2):
+        add_work(engine, created_at=now - timedelta(minutes=age))
+    first, _ = add_work(engine, priority=1)
     relay(engine, broker.send)
+    broker.sent.clear()
     let_time_pass(engine)
     repeat_unheard_wake_ups(engine, AFTER_SECONDS)
-    assert relay(engine, broker.send) == WAKE_UPS_AT_ONCE
+    relay(engine, broker.send)
+    assert len(broker.sent) == WAKE_UPS_AT_ONCE
+    assert first in broker.sent
