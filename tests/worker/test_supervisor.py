@@ -1,158 +1,167 @@
-"""The supervisor against stand-in children: what becomes of the audit, and that nobody is left behind."""
+"""The supervisor with stand-in children: what becomes of the audit, and that nobody is left behind."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, update
 from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
 
-from services.worker import supervisor
+from services.worker import child, supervisor
+from services.worker.draining import request_drain
+from services.worker.supervisor import drain_queue
+from shared.audit_moves import request_cancel
+from shared.claims import claim
 from shared.database import create_database_engine, database_now, transaction
-from shared.leases import claim_audit, request_cancel
+from shared.leases import Heartbeat, Lease
+from shared.recovery import reap_expired
 from shared.settings import Settings
-from shared.states import AuditStatus, Cause, StepKind, StepStatus
-from shared.tables import Attempt, Audit, EditSet, Step
+from shared.states import AuditStatus, Cause, StepStatus
+from shared.tables import Attempt
+from tests.support.audits import CODE, add_step, add_work, attempt_of, audit_of, step_of
 
-READ_LEASE = "import json, sys, time, signal, os; lease = json.loads(sys.stdin.readline());"
-START_STEP = """
+# What every stand-in begins with; `lease()` is the next lease that it is handed.
+PROLOGUE = """
+import json, os, signal, sys, time
+from services.worker.orders import LEFT, read_line
+from shared.audit_moves import lock_audit
 from shared.database import create_database_engine
 from shared.leases import Lease, fenced
-from shared.tables import Step
-from sqlmodel import select
-with fenced(create_database_engine(sys.argv[1]), Lease(**lease)) as session:
-    step = session.exec(select(Step)).one()
-    step.status, step.lease_token = "running", lease["token"]
-    session.add(step)
+from shared.recovery import leave
+from shared.states import StepStatus
+from shared.step_moves import held_step, move_step, settle
+
+engine = create_database_engine(sys.argv[1])
+
+def next_line():
+    return read_line(sys.stdin.buffer.readline())
+
+def end_step_and_leave(lease):
+    with fenced(engine, lease) as session:
+        lock_audit(session, lease.audit_id)
+        move_step(session, held_step(session, lease).id, StepStatus.SUCCEEDED, held_by=lease.token)
+        settle(session, lease.audit_id)
+        leave(session, lease)
+
+def answer():
+    os.write(1, LEFT)
 """
-END_AUDIT = """
-from shared.database import create_database_engine
-from shared.leases import Lease, end_attempt, fenced, move_audit
-from shared.states import AuditStatus
-with fenced(create_database_engine(sys.argv[1]), Lease(**lease)) as session:
-    move_audit(session, lease["audit_id"], AuditStatus.SUCCEEDED)
-    end_attempt(session, Lease(**lease))
+SERVE_FOR_EVER = """
+while True:
+    end_step_and_leave(next_line())
+    answer()
 """
+END_ONE_AND_EXIT = "end_step_and_leave(next_line())"
+SLEEP = "next_line(); time.sleep(600)"
+CRASH = "next_line(); os.kill(os.getpid(), signal.SIGKILL)"
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_directory=tmp_path, lease_seconds=5, heartbeat_seconds=0.1, cancel_grace_seconds=0.5)
+    return Settings(
+        data_directory=tmp_path,
+        lease_seconds=5,
+        heartbeat_seconds=0.1,
+        cancel_grace_seconds=0.5,
+        handover_seconds=0.5,
+        silence_seconds=300,
+    )
 
 
 @pytest.fixture
-def engine(settings: Settings) -> Engine:
+def engine(settings: Settings) -> Iterator[Engine]:
     engine = create_database_engine(settings.resolved_database_url)
     SQLModel.metadata.create_all(engine)
-    return engine
+    yield engine
+    engine.dispose()
 
 
-def submit(engine: Engine) -> str:
-    with transaction(engine) as session:
-        now = session.execute(select(database_now())).scalar_one()
-        edits = EditSet(content_hash="0" * 64, edit_count=0, edits=[], created_at=now)
-        audit = Audit(
-            submitter="someone",
-            request_hash="0" * 64,
-            request={},
-            edit_set_id=edits.id,
-            model_reference="builtin:almanac",
-            created_at=now,
-        )
-        step = Step(audit_id=audit.id, position=0, kind=StepKind.PLAN, title="plan", key="0" * 64)
-        session.add(edits)
-        session.flush()
-        session.add(audit)
-        session.flush()
-        session.add(step)
-    return audit.id
+@pytest.fixture(autouse=True)
+def nobody_is_left_behind() -> Iterator[None]:
+    before = set(psutil.Process().children())
+    yield
+    assert not set(psutil.Process().children()) - before
 
 
-def supervise(engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Claim the queued audit and supervise a child that runs `script` with the lease read."""
-    command = (sys.executable, "-c", READ_LEASE + script, settings.resolved_database_url)
-    monkeypatch.setattr(supervisor, "CHILD_COMMAND", command)
-    lease = claim_audit(engine, "worker", settings.lease_seconds)
-    assert lease is not None
-    supervisor.supervise(engine, settings, lease, threading.Event())
+@pytest.fixture
+def work(engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Drain the queue with children that run a script."""
+    monkeypatch.setattr(supervisor, "code_version", lambda: CODE)
+
+    def drain(script: str, shutting_down: threading.Event | None = None) -> None:
+        command = (sys.executable, "-c", PROLOGUE + script, settings.resolved_database_url)
+        monkeypatch.setattr(child, "COMMAND", command)
+        drain_queue(engine, settings, "worker", shutting_down or threading.Event())
+
+    return drain
 
 
-def audit_now(engine: Engine, audit_id: str) -> Audit:
-    with transaction(engine) as session:
-        return session.get_one(Audit, audit_id)
+def once_held(engine: Engine, step_id: str, act: Callable[[], None]) -> threading.Thread:
+    """Do `act` as soon as a worker has taken the step."""
+
+    def wait_and_act() -> None:
+        deadline = time.monotonic() + 20
+        while step_of(engine, step_id).status is not StepStatus.RUNNING and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.3)  # the child has begun by then
+        act()
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    return thread
 
 
-def only_step(engine: Engine) -> Step:
-    with transaction(engine) as session:
-        return session.execute(select(Step)).scalar_one()
-
-
-def test_child_that_ends_the_audit_leaves_a_closed_attempt(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_child_that_leaves_in_good_order_is_handed_the_next_audit(
+    engine: Engine, work: Callable[..., None], tmp_path: Path
 ) -> None:
-    audit_id = submit(engine)
-    supervise(engine, settings, monkeypatch, END_AUDIT)
-    assert audit_now(engine, audit_id).status is AuditStatus.SUCCEEDED
-    with transaction(engine) as session:
-        attempt = session.execute(select(Attempt)).scalar_one()
-    assert attempt.ended_at is not None
-    assert attempt.error is None
+    audits = [add_work(engine)[0] for _ in range(3)]
+    work(f"open({str(tmp_path / 'started')!r}, 'a').write('x')\n" + SERVE_FOR_EVER)
+    assert [audit_of(engine, audit_id).finished_at is not None for audit_id in audits] == [True] * 3
+    assert (tmp_path / "started").read_text() == "x"
 
 
-def test_audit_of_a_crashed_child_goes_back_to_the_queue_with_the_step_counted_dead(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_child_that_ends_after_its_audit_is_replaced_for_the_next(
+    engine: Engine, work: Callable[..., None]
 ) -> None:
-    audit_id = submit(engine)
-    supervise(engine, settings, monkeypatch, START_STEP + "os.kill(os.getpid(), signal.SIGKILL)")
-    assert audit_now(engine, audit_id).status is AuditStatus.QUEUED
-    step = only_step(engine)
-    assert (step.status, step.deaths) == (StepStatus.PENDING, 1)
+    steps = [add_work(engine)[1] for _ in range(2)]
+    work(END_ONE_AND_EXIT)
+    assert [step_of(engine, step).status for step in steps] == [StepStatus.SUCCEEDED] * 2
+    assert [step_of(engine, step).deaths for step in steps] == [0, 0]
 
 
-def test_step_that_kills_its_worker_fails_for_good_at_the_limit(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_step_that_kills_its_worker_is_tried_again_and_fails_for_good_at_the_limit(
+    engine: Engine, settings: Settings, work: Callable[..., None]
 ) -> None:
-    submit(engine)
-    for _ in range(settings.max_step_attempts):
-        supervise(engine, settings, monkeypatch, START_STEP + "os.kill(os.getpid(), signal.SIGKILL)")
-    step = only_step(engine)
-    assert step.status is StepStatus.FAILED
-    assert step.error is not None
-    assert "SIGKILL" in step.error
-
-
-def test_audit_whose_child_never_begins_a_step_fails_and_lets_the_next_one_in(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    audit_id = submit(engine)
-    for attempt in range(settings.max_step_attempts):
-        assert audit_now(engine, audit_id).status is AuditStatus.QUEUED, attempt
-        supervise(engine, settings, monkeypatch, "sys.exit(3)")
-    audit = audit_now(engine, audit_id)
-    assert (audit.status, audit.cause) == (AuditStatus.FAILED, Cause.INFRASTRUCTURE)
-    assert "began no step" in (audit.error or "")
-    assert "exited with status 3" in (audit.error or "")
-    assert only_step(engine).status is StepStatus.CANCELLED
-    assert claim_audit(engine, "worker", settings.lease_seconds) is None
-
-
-def test_attempts_in_which_a_step_began_do_not_end_the_audit(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    audit_id = submit(engine)
-    begun_and_ended = START_STEP.replace(
-        'step.status, step.lease_token = "running", lease["token"]',
-        "from datetime import UTC, datetime; step.started_at = datetime.now(UTC)",
+    audit_id, step_id = add_work(engine)
+    _, other_step = add_work(engine)
+    work(
+        f"""
+lease = next_line()
+if lease.audit_id == {audit_id!r}:
+    os.kill(os.getpid(), signal.SIGKILL)
+end_step_and_leave(lease)
+"""
     )
-    for script in ("", begun_and_ended, ""):
-        supervise(engine, settings, monkeypatch, script + "\nsys.exit(3)")
-    assert audit_now(engine, audit_id).status is AuditStatus.QUEUED
+    step = step_of(engine, step_id)
+    assert (step.status, step.deaths) == (StepStatus.FAILED, settings.max_step_attempts)
+    assert "SIGKILL" in (step.error or "")
+    assert audit_of(engine, audit_id).cause is Cause.INFRASTRUCTURE
+    assert step_of(engine, other_step).status is StepStatus.SUCCEEDED
+
+
+def test_child_that_cannot_start_does_not_go_on_for_ever(engine: Engine, work: Callable[..., None]) -> None:
+    audit_id, _ = add_work(engine)
+    work("sys.exit(3)")
+    audit = audit_of(engine, audit_id)
+    assert audit.status is AuditStatus.FAILED
+    assert "exited with status 3" in (audit.error or "")
 
 
 @pytest.mark.parametrize(
@@ -161,50 +170,53 @@ def test_attempts_in_which_a_step_began_do_not_end_the_audit(
     ids=["obeys SIGTERM", "ignores SIGTERM"],
 )
 def test_cancel_ends_a_running_child_and_the_audit(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, obedience: str
+    engine: Engine, work: Callable[..., None], obedience: str
 ) -> None:
-    audit_id = submit(engine)
+    audit_id, step_id = add_work(engine)
 
     def cancel() -> None:
         with transaction(engine) as session:
             request_cancel(session, audit_id)
 
-    timer = threading.Timer(0.5, cancel)
-    timer.start()
-    supervise(engine, settings, monkeypatch, obedience + "time.sleep(600)")
-    timer.join()
-    assert audit_now(engine, audit_id).status is AuditStatus.CANCELLED
-    assert only_step(engine).status is StepStatus.CANCELLED
+    thread = once_held(engine, step_id, cancel)
+    work(obedience + SLEEP)
+    thread.join()
+    assert audit_of(engine, audit_id).status is AuditStatus.CANCELLED
+    assert step_of(engine, step_id).status is StepStatus.CANCELLED
 
 
-def test_child_is_killed_when_the_lease_is_taken_over(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_child_is_killed_when_somebody_else_has_ended_the_attempt(
+    engine: Engine, work: Callable[..., None]
 ) -> None:
-    servers_of_other_tests = set(psutil.Process().children())
-    audit_id = submit(engine)
+    audit_id, step_id = add_work(engine)
+    others: list[Lease] = []
 
     def take_over() -> None:
         with transaction(engine) as session:
-            session.execute(update(Attempt).values(lease_token="f" * 32))
+            session.execute(update(Attempt).values(lease_expires_at=database_now(-1.0)))
+        reap_expired(engine, 3)
+        lease = claim(engine, "somebody else", 60, CODE)
+        assert lease is not None
+        others.append(lease)
 
-    timer = threading.Timer(0.5, take_over)
-    timer.start()
-    supervise(engine, settings, monkeypatch, "time.sleep(600)")
-    timer.join()
-    assert audit_now(engine, audit_id).status is AuditStatus.RUNNING
-    assert not set(psutil.Process().children()) - servers_of_other_tests
+    thread = once_held(engine, step_id, take_over)
+    work(SLEEP)
+    thread.join()
+    assert step_of(engine, step_id).lease_token == others[0].token
+    assert audit_of(engine, audit_id).status is AuditStatus.RUNNING
+    assert attempt_of(engine, others[0]).ended_at is None
 
 
 def test_grandchildren_do_not_outlive_the_attempt(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    engine: Engine, work: Callable[..., None], tmp_path: Path
 ) -> None:
-    submit(engine)
+    add_work(engine)
     note = tmp_path / "pid"
     spawn = (
-        "import subprocess; p = subprocess.Popen(['sleep', '600']);"
+        "import subprocess; p = subprocess.Popen(['sleep', '600'], stdout=2);"
         f"open({str(note)!r}, 'w').write(str(p.pid));"
     )
-    supervise(engine, settings, monkeypatch, spawn + END_AUDIT)
+    work(spawn + END_ONE_AND_EXIT)
     grandchild = int(note.read_text())
     deadline = time.monotonic() + 5
     while _runs(grandchild) and time.monotonic() < deadline:
@@ -216,44 +228,112 @@ def _runs(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_supervisor_being_told_to_stop_gives_the_audit_back_without_counting_a_death(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_step_that_falls_silent_is_ended_as_timed_out(
+    engine: Engine, settings: Settings, work: Callable[..., None]
 ) -> None:
-    audit_id = submit(engine)
-    script = READ_LEASE + START_STEP + "time.sleep(600)"
-    command = (sys.executable, "-c", script, settings.resolved_database_url)
-    monkeypatch.setattr(supervisor, "CHILD_COMMAND", command)
-    lease = claim_audit(engine, "worker", settings.lease_seconds)
-    assert lease is not None
+    audit_id, step_id = add_work(engine)
+    long_ago = "with fenced(engine, lease) as session:\n"
+    long_ago += " from shared.tables import Step; from shared.database import database_now\n"
+    long_ago += " from sqlalchemy import update\n"
+    long_ago += " session.execute(update(Step).values(progressed_at=database_now(-301.0)))\n"
+    work("lease = next_line()\n" + long_ago + "time.sleep(600)")
+    step = step_of(engine, step_id)
+    assert (step.status, step.cause) == (StepStatus.FAILED, Cause.TIMEOUT)
+    assert "no progress" in (step.error or "")
+    assert audit_of(engine, audit_id).cause is Cause.TIMEOUT
+
+
+def test_worker_told_to_stop_has_its_child_hand_over_what_it_does(
+    engine: Engine, work: Callable[..., None]
+) -> None:
+    audit_id, step_id = add_work(engine)
     shutting_down = threading.Event()
-    started = threading.Thread(target=_stop_once_running, args=(engine, shutting_down))
-    started.start()
-    supervisor.supervise(engine, settings, lease, shutting_down)
-    started.join()
-    assert audit_now(engine, audit_id).status is AuditStatus.QUEUED
-    assert (only_step(engine).status, only_step(engine).deaths) == (StepStatus.PENDING, 0)
+    thread = once_held(engine, step_id, shutting_down.set)
+    obey = """
+from shared.recovery import hand_over
+lease = next_line()
+assert next_line() == "hand_over"
+with fenced(engine, lease) as session:
+    hand_over(session, lease, "as asked by an order")
+answer()
+time.sleep(600)
+"""
+    work(obey, shutting_down)
+    thread.join()
+    assert audit_of(engine, audit_id).status is AuditStatus.QUEUED
+    step = step_of(engine, step_id)
+    assert (step.status, step.deaths) == (StepStatus.PENDING, 0)
 
 
-def _stop_once_running(engine: Engine, shutting_down: threading.Event) -> None:
-    for _ in range(500):
-        if only_step(engine).status is StepStatus.RUNNING:
-            break
-        time.sleep(0.02)
-    shutting_down.set()
+def test_worker_told_to_stop_ends_a_child_that_does_not_hand_over_and_counts_no_death(
+    engine: Engine, work: Callable[..., None]
+) -> None:
+    audit_id, step_id = add_work(engine)
+    shutting_down = threading.Event()
+    thread = once_held(engine, step_id, shutting_down.set)
+    work("signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLEEP, shutting_down)
+    thread.join()
+    assert audit_of(engine, audit_id).status is AuditStatus.QUEUED
+    step = step_of(engine, step_id)
+    assert (step.status, step.deaths) == (StepStatus.PENDING, 0)
+
+
+def test_draining_worker_has_its_child_finish_the_step_and_takes_nothing_more(
+    engine: Engine, settings: Settings, work: Callable[..., None]
+) -> None:
+    audit_id, step_id = add_work(engine)
+    second_step = add_step(engine, audit_id, 1)
+    _, later_step = add_work(engine)
+    thread = once_held(engine, step_id, lambda: request_drain(settings))
+    work("lease = next_line(); assert next_line() == 'finish'; end_step_and_leave(lease); answer()")
+    thread.join()
+    assert step_of(engine, step_id).status is StepStatus.SUCCEEDED
+    assert {step_of(engine, step).status for step in (second_step, later_step)} == {StepStatus.PENDING}
+    work(CRASH)
+    assert step_of(engine, later_step).deaths == 0
+
+
+def test_child_is_paused_while_the_lease_cannot_be_renewed_and_goes_on_afterwards(
+    engine: Engine, settings: Settings, work: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, step_id = add_work(engine)
+    states: list[str] = []
+    renew = supervisor.renew
+
+    def away_for_a_while(engine: Engine, lease: Lease) -> Heartbeat:
+        children = psutil.Process().children()
+        states.append(max(process.status() for process in children if "-c" in process.cmdline()))
+        if psutil.STATUS_STOPPED not in states:
+            raise OperationalError("UPDATE attempt", {}, Exception("the connection is gone"))
+        return renew(engine, lease)
+
+    monkeypatch.setattr(supervisor, "renew", away_for_a_while)
+    object.__setattr__(settings, "lease_seconds", 0.5)
+    work("lease = next_line(); time.sleep(1.5); end_step_and_leave(lease); answer()")
+    assert psutil.STATUS_STOPPED in states
+    step = step_of(engine, step_id)
+    assert (step.status, step.deaths) == (StepStatus.SUCCEEDED, 0)
 
 
 def test_supervisor_is_stopped_although_the_database_is_away(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, work: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def renew(*_: object) -> AuditStatus:
+    def renew(*_: object) -> Heartbeat:
         raise OperationalError("UPDATE attempt", {}, Exception("the connection is gone"))
 
     monkeypatch.setattr(supervisor, "renew", renew)
-    monkeypatch.setattr(supervisor, "CHILD_COMMAND", (sys.executable, "-c", "import time; time.sleep(600)"))
-    audit_id = submit(engine)
-    lease = claim_audit(engine, "worker", settings.lease_seconds)
-    assert lease is not None
+    audit_id, step_id = add_work(engine)
+    shutting_down = threading.Event()
+    thread = once_held(engine, step_id, shutting_down.set)
+    work(SLEEP, shutting_down)
+    thread.join()
+    assert audit_of(engine, audit_id).status is AuditStatus.QUEUED
+
+
+def test_worker_that_is_stopping_claims_nothing(engine: Engine, work: Callable[..., None]) -> None:
+    _, step_id = add_work(engine)
     shutting_down = threading.Event()
     shutting_down.set()
-    supervisor.supervise(engine, settings, lease, shutting_down)
-    assert audit_now(engine, audit_id).status is AuditStatus.QUEUED
+    work(CRASH, shutting_down)
+    step = step_of(engine, step_id)
+    assert (step.status, step.deaths) == (StepStatus.PENDING, 0)
