@@ -89,5 +89,7 @@ def submit_directly(engine: Engine, body: dict[str, Any]) -> str:
         )
         session.add(audit)
         session.flush()
-        session.add(Step(audit_id=audit.id, position=0, kind=StepKind.PLAN, title="plan", key=audit.id))
+        session.add(
+            Step(audit_id=audit.id, position=0, kind=StepKind.PLAN, title="plan", key=audit.id, ready_at=now)
+        )
     return audit.id

@@ -25,8 +25,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.keeper import START, STOP
+
 HOST = "127.0.0.1"
 START_SECONDS = 60.0
+LOOK_SECONDS = 0.05
 PORT_ATTEMPTS = 10
 NO_RETRY = Retry(NoBackoff(), 0)
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -45,11 +48,46 @@ class Account:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A server on its port: it can be stopped, and started again with the data it had on disk."""
+
+    port: int
+    _keeper: subprocess.Popen[bytes]
+    _answers: Callable[[int], bool]
+
+    def stop(self) -> None:
+        """Stop the server as its keeper does at the end."""
+        self._tell(STOP)
+        while self._answers(self.port):
+            time.sleep(LOOK_SECONDS)
+
+    def start(self) -> None:
+        """Start the stopped server.
+
+        Raises:
+            ServerFailed: it does not answer.
+        """
+        self._tell(START)
+        if not _wait_until_it_answers(self._keeper, self._answers, self.port):
+            raise ServerFailed(f"the server on port {self.port} did not start again")
+
+    def _tell(self, byte: bytes) -> None:
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.write(byte)
+        self._keeper.stdin.flush()
+
+
+@dataclass(frozen=True)
 class PostgresqlServer:
     """A running server and its superuser's password."""
 
-    port: int
+    kept: Kept
     password: str
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.kept.port
 
     def url(self, database: str) -> str:
         """SQLAlchemy URL of `database`."""
@@ -61,9 +99,10 @@ class PostgresqlServer:
         name = f"test_{secrets.token_hex(8)}"
         with _administer(self.port, self.password) as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
-            try:
-                yield self.url(name)
-            finally:
+        try:
+            yield self.url(name)
+        finally:
+            with _administer(self.port, self.password) as connection:
                 connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
@@ -71,13 +110,18 @@ class PostgresqlServer:
 class RedisServer:
     """A running server and its password."""
 
-    port: int
+    kept: Kept
     password: str
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.kept.port
 
     @property
     def url(self) -> str:
         """URL of its first database."""
-        return f"redis://:{self.password}@{HOST}:{self.port}/0"
+        return _redis_url(self.port, self.password)
 
     def flush(self) -> None:
         """Forget every key."""
@@ -113,8 +157,10 @@ def packaged_redis() -> Path | None:
 
 
 @contextmanager
-def running_postgresql(binaries: Path) -> Iterator[PostgresqlServer]:
+def running_postgresql(binaries: Path, synchronous_commit: str = "off") -> Iterator[PostgresqlServer]:
     """A server on a new cluster with durability off; root runs it as somebody else, as it must be.
+
+    synchronous_commit: "on" where what was committed must survive that the server is stopped.
 
     Raises:
         ServerFailed: it did not start.
@@ -128,7 +174,7 @@ def running_postgresql(binaries: Path) -> Iterator[PostgresqlServer]:
             "listen_addresses": HOST,
             "unix_socket_directories": "",
             "fsync": "off",
-            "synchronous_commit": "off",
+            "synchronous_commit": synchronous_commit,
             "full_page_writes": "off",
             "shared_buffers": "32MB",
         }
@@ -144,8 +190,8 @@ def running_postgresql(binaries: Path) -> Iterator[PostgresqlServer]:
                 return False
             return True
 
-        with _kept(command, answers, directory, account, stop_signal="SIGQUIT") as port:
-            yield PostgresqlServer(port, password)
+        with _kept(command, answers, directory, account, stop_signal="SIGQUIT") as kept:
+            yield PostgresqlServer(kept, password)
 
 
 @contextmanager
@@ -166,14 +212,14 @@ def running_redis(binary: Path) -> Iterator[RedisServer]:
 
         def answers(port: int) -> bool:
             try:
-                url = RedisServer(port, password).url
+                url = _redis_url(port, password)
                 with redis.Redis.from_url(url, retry=NO_RETRY, socket_timeout=1) as client:
                     return bool(client.ping())
             except redis.RedisError:
                 return False
 
-        with _kept(command, answers, directory, None, stop_signal="SIGTERM") as port:
-            yield RedisServer(port, password)
+        with _kept(command, answers, directory, None, stop_signal="SIGTERM") as kept:
+            yield RedisServer(kept, password)
 
 
 @contextmanager
@@ -183,8 +229,8 @@ def _kept(
     directory: Path,
     account: Account | None,
     stop_signal: str,
-) -> Iterator[int]:
-    """Port of a server that lives no longer than this block, or this process.
+) -> Iterator[Kept]:
+    """A server that lives no longer than this block, or this process.
 
     A port found free may be taken before the server binds it; the server then ends and the next
     port is tried. `answers` logs in with a password of this server's own, so a stranger on the same
@@ -201,7 +247,7 @@ def _kept(
         )
         try:
             if _wait_until_it_answers(keeper, answers, port):
-                yield port
+                yield Kept(port, keeper, answers)
                 return
         finally:
             keeper.communicate()
@@ -219,7 +265,7 @@ def _wait_until_it_answers(
             return True
         if time.monotonic() > deadline:
             raise ServerFailed(f"no answer on port {port} within {START_SECONDS:.0f} s")
-        time.sleep(0.05)
+        time.sleep(LOOK_SECONDS)
     return False
 
 
@@ -282,6 +328,10 @@ def _unprivileged_account() -> Account | None:
     names = {entry.pw_name: entry for entry in pwd.getpwall()}
     entry = names.get("postgres") or names["nobody"]
     return Account(entry.pw_uid, entry.pw_gid)
+
+
+def _redis_url(port: int, password: str) -> str:
+    return f"redis://:{password}@{HOST}:{port}/0"
 
 
 def _administer(port: int, password: str) -> psycopg.Connection:

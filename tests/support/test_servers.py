@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from tests.support import servers
 
@@ -46,6 +47,38 @@ def test_redis_of_either_origin_answers(find: Callable[[], Path | None]) -> None
     assert binary is not None
     with servers.running_redis(binary) as server, redis.Redis.from_url(server.url) as client:
         assert client.ping()
+
+
+def test_postgresql_that_is_stopped_at_once_has_all_that_was_committed_when_it_starts_again() -> None:
+    binaries = servers.installed_postgresql() or servers.packaged_postgresql()
+    assert binaries is not None
+    with (
+        servers.running_postgresql(binaries, synchronous_commit="on") as server,
+        server.fresh_database() as url,
+    ):
+        engine = create_engine(url, pool_pre_ping=True)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE fact (id integer)"))
+        for number in range(20):
+            with engine.begin() as connection:
+                connection.execute(text("INSERT INTO fact VALUES (:number)"), {"number": number})
+        server.kept.stop()
+        with pytest.raises(OperationalError), engine.connect():
+            pass
+        server.kept.start()
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT count(*) FROM fact")).scalar_one() == 20
+        engine.dispose()
+
+
+def test_redis_that_is_stopped_and_started_again_has_forgotten_all() -> None:
+    binary = servers.installed_redis() or servers.packaged_redis()
+    assert binary is not None
+    with servers.running_redis(binary) as server, redis.Redis.from_url(server.url) as client:
+        client.set("left", "behind")
+        server.kept.stop()
+        server.kept.start()
+        assert client.dbsize() == 0
 
 
 def test_postgresql_runs_from_binaries_that_only_their_owner_can_reach(tmp_path: Path) -> None:
