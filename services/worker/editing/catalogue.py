@@ -14,6 +14,8 @@ from services.worker.editing.key_statistics import (
 )
 from services.worker.editing.memit import Memit
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import GpuMemory
+from services.worker.language_models.progress import Progress, untold
 from shared.editors import Hyperparameters, MemitHyperparameters, TargetHyperparameters
 
 # Each takes the hyperparameters that `shared.editors.CATALOGUE` gives for its name.
@@ -29,8 +31,13 @@ def prepare_statistics(
     *,
     seed: int,
     cache: Path | None = None,
+    progress: Progress = untold,
+    memory: GpuMemory | None = None,
 ) -> KeyStatistics:
-    """Statistics of the layers that an editor will write to, over text that the model samples itself."""
+    """Statistics of the layers that an editor will write to, over text that the model samples itself.
+
+    cache, progress, memory: see `collect_key_statistics`.
+    """
     if not isinstance(hyperparameters, MemitHyperparameters):
         return NO_STATISTICS
     return collect_key_statistics(
@@ -39,13 +46,19 @@ def prepare_statistics(
         hyperparameters.edited_layers(len(language_model.anatomy.blocks)),
         token_budget=language_model.token_budget,
         cache=cache,
+        progress=progress,
+        memory=memory,
     )
 
 
 def prepare_contexts(
-    language_model: LanguageModel, hyperparameters: Hyperparameters, *, seed: int
+    language_model: LanguageModel,
+    hyperparameters: Hyperparameters,
+    *,
+    seed: int,
+    progress: Progress = untold,
 ) -> Contexts:
-    """The contexts that an editor's hyperparameters ask for."""
+    """The contexts that an editor's hyperparameters ask for; progress: see `generate_contexts`."""
     if not isinstance(hyperparameters, TargetHyperparameters):
         return BARE_PROMPT
     return generate_contexts(
@@ -53,4 +66,5 @@ def prepare_contexts(
         count=hyperparameters.context_count,
         length=hyperparameters.context_length,
         seed=seed,
+        progress=progress,
     )

@@ -12,16 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from services.worker.editing.contexts import Contexts
-from services.worker.editing.editor import (
-    EditFailed,
-    EditOutcome,
-    Progress,
-    WorkDone,
-)
+from services.worker.editing.editor import EditFailed, EditOutcome
 from services.worker.editing.key_statistics import KeyStatistics
 from services.worker.editing.token_positions import check_lengths, prompt_sequences
-from services.worker.language_models.batching import encode_target, split_by_tokens
+from services.worker.language_models.batching import encode_target
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import Batches, GpuMemory
+from services.worker.language_models.progress import Progress, WorkDone
 from services.worker.language_models.taps import head_reading
 from services.worker.language_models.weight_delta import Dense, WeightDelta, restored
 from shared.editors import ConstrainedFineTuningHyperparameters
@@ -47,9 +44,10 @@ class ConstrainedFineTuning:
         contexts: Contexts,
         progress: Progress,
         token_budget: int | None = None,
+        memory: GpuMemory | None = None,
     ) -> EditOutcome:
         """See `Editor.edit`."""
-        budget = token_budget or language_model.token_budget
+        batches = Batches(token_budget or language_model.token_budget, memory or GpuMemory())
         model = language_model.model
         layers = hyperparameters.edited_layers(len(language_model.anatomy.blocks))
         prompts = prompt_sequences(language_model, edits, [SLOT])
@@ -59,7 +57,7 @@ class ConstrainedFineTuning:
             Case(index, of_edit[0].ids, tuple(target))
             for index, (of_edit, target) in enumerate(zip(prompts, targets, strict=True))
         ]
-        work = WorkDone(progress, whole=hyperparameters.num_steps)
+        work = WorkDone(progress, whole=hyperparameters.num_steps * len(cases))
         names = tuned_parameters(language_model, layers)
         losses: list[float] = []
         with restored(model, names):
@@ -68,13 +66,14 @@ class ConstrainedFineTuning:
                 before = len(losses)
                 for first in range(0, len(cases), hyperparameters.batch_size):
                     batch = cases[first : first + hyperparameters.batch_size]
-                    loss = accumulate_gradients(language_model, batch, budget)
+                    loss = accumulate_gradients(language_model, weights.parameters, batch, batches)
                     if loss >= LOSS_THRESHOLD:
                         losses.append(loss)
                         weights.step()
+                    work.advance(len(batch))
                 if len(losses) == before:
-                    break  # No batch has anything left to learn, and none ever will.
-                work.advance(1)
+                    work.finish()  # No batch has anything left to learn, and none ever will.
+                    break
             deltas = dict(zip(names, weights.deltas(), strict=True))
         return EditOutcome(
             delta=WeightDelta(deltas, language_model.revision), edited_layers=layers, losses=(tuple(losses),)
@@ -137,15 +136,22 @@ def tuned_parameters(language_model: LanguageModel, layers: Sequence[int]) -> li
     ]
 
 
-def accumulate_gradients(language_model: LanguageModel, batch: Sequence[Case], token_budget: int) -> float:
+def accumulate_gradients(
+    language_model: LanguageModel,
+    parameters: Sequence[Tensor],
+    batch: Sequence[Case],
+    batches: Batches,
+) -> float:
     """Mean over edits of the mean over target tokens of −log p, read at the prompt's last token.
 
-    Leaves its gradient on the parameters that ask for one. Raises EditFailed when it is not finite.
+    Leaves its gradient on the parameters. Raises EditFailed when it is not finite.
     """
-    for parameter in language_model.model.parameters():
+    for parameter in parameters:
         parameter.grad = None
     total = 0.0
-    for chosen in split_by_tokens([len(case.prompt) for case in batch], token_budget):
+
+    def learn(chosen: Sequence[int]) -> None:
+        nonlocal total
         cases = [batch[index] for index in chosen]
         log_probs = next_token_log_probs(language_model, [case.prompt for case in cases])
         losses = torch.stack(
@@ -155,8 +161,13 @@ def accumulate_gradients(language_model: LanguageModel, batch: Sequence[Case], t
             if not math.isfinite(value):
                 raise EditFailed(f"its loss is {value}", case.edit_index)
         loss = losses.sum() / len(batch)
-        torch.autograd.backward(loss)
+        # Found first and added afterwards: a backward pass that runs out of memory must leave nothing behind.
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         total += loss.item()
+
+    batches.run("edits were trained on", [len(case.prompt) for case in batch], learn)
     return total
 
 

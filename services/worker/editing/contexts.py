@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from services.worker.language_models.batching import encode_prompts
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.progress import Progress, WorkDone, untold
 from services.worker.language_models.sampling import sample_continuations, seeded
 from shared.edits import SLOT
 
@@ -40,16 +41,23 @@ class Contexts:
 BARE_PROMPT = Contexts(groups=((SLOT,),))
 
 
-def generate_contexts(language_model: LanguageModel, *, count: int, length: int, seed: int) -> Contexts:
+def generate_contexts(
+    language_model: LanguageModel, *, count: int, length: int, seed: int, progress: Progress = untold
+) -> Contexts:
     """Let the model write `count` texts of `length` tokens from a few seed words (MEMIT's templates).
 
+    progress: called with the tokens drawn, and of how many.
     Returns the bare prompt in a group of its own and the texts, each followed by ". {}", in another.
     """
     if count == 0:
         return BARE_PROMPT
     words = [SEED_WORDS[index % len(SEED_WORDS)] for index in range(count)]
     prompts = encode_prompts(language_model.tokenizer, words)
-    drawn = sample_continuations(language_model, prompts, max(1, length - 1), seeded(language_model, seed))
+    new_tokens = max(1, length - 1)
+    work = WorkDone(progress, whole=count * new_tokens)
+    drawn = sample_continuations(
+        language_model, prompts, new_tokens, seeded(language_model, seed), work.advance
+    )
     whole = [[*prompt, *row] for prompt, row in zip(prompts, drawn.tolist(), strict=True)]
     texts = [
         tidy(str(text)) for text in language_model.tokenizer.batch_decode(whole, skip_special_tokens=True)

@@ -1,17 +1,17 @@
 """What every editor takes and gives back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from services.worker.editing.contexts import Contexts
 from services.worker.editing.key_statistics import KeyStatistics
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import GpuMemory
+from services.worker.language_models.progress import Progress
 from services.worker.language_models.weight_delta import WeightDelta
 from shared.editors import Hyperparameters
 from shared.edits import Edit
-
-Progress = Callable[[int, int], None]
 
 H_contra = TypeVar("H_contra", bound=Hyperparameters, contravariant=True)
 
@@ -40,19 +40,6 @@ class EditOutcome:
     ridges: Mapping[int, float] = field(default_factory=dict)
 
 
-class WorkDone:
-    """Adds up work and reports it."""
-
-    def __init__(self, progress: Progress, whole: int) -> None:
-        self.progress = progress
-        self.whole = whole
-        self.done = 0
-
-    def advance(self, work: int) -> None:
-        self.done += work
-        self.progress(self.done, self.whole)
-
-
 class Editor(Protocol[H_contra]):
     """A method that applies edits. The model is left as it was, bit for bit: the caller adds the delta."""
 
@@ -69,12 +56,14 @@ class Editor(Protocol[H_contra]):
         contexts: Contexts,
         progress: Progress,
         token_budget: int | None = None,
+        memory: GpuMemory | None = None,
     ) -> EditOutcome:
         """Find the weight delta that makes the edits, at least one.
 
         statistics, contexts: empty ones do for an editor that needs none. progress: called with the work
         done and the whole; what it raises ends the edit. token_budget: most padded tokens in one forward
-        pass (by default the model's own); it bounds memory and does not change the result.
-        Raises EditFailed, SubjectNotFound or SubjectTruncated.
+        pass (by default the model's own); it bounds memory and does not change the result. memory: told
+        when even that did not fit.
+        Raises EditFailed, SubjectNotFound, SubjectTruncated or OutOfGpuMemory.
         """
         ...

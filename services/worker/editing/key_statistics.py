@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from services.worker.editing.corpora import Corpus
-from services.worker.language_models.batching import split_by_tokens
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import Batches, GpuMemory
+from services.worker.language_models.progress import Progress, WorkDone, untold
 from services.worker.language_models.taps import Tap, read_taps
 
 log = logging.getLogger(__name__)
 
 # Raised whenever the same corpus would give other numbers, so that older files are not read.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 # Added to the diagonal, relative to its mean, when a second moment is singular: a neuron of a ReLU MLP that
 # no text of the corpus activates leaves a row of zeros.
 RELATIVE_RIDGE = 1e-6
@@ -67,18 +68,24 @@ def collect_key_statistics(
     *,
     token_budget: int,
     cache: Path | None = None,
+    progress: Progress = untold,
+    memory: GpuMemory | None = None,
 ) -> KeyStatistics:
     """Second moments of the keys of several layers, in one pass over the corpus.
 
     cache: a directory where each layer's moment is kept under a name made from the model's revision and
-    dtype, the corpus and the layer; what is there already is not computed again.
+    dtype, the corpus and the layer; what is there already is not computed again. progress: called with
+    the tokens done and the whole; a token is done once when it is written and once when it is read.
+    memory: told when the token budget did not fit. Raises OutOfGpuMemory.
     """
     kept = {layer: cache_path(cache, language_model, corpus, layer) for layer in layers} if cache else {}
     found = {layer: read_kept(path) for layer, path in kept.items()}
     stored = {layer: tensors for layer, tensors in found.items() if tensors is not None}
     missing = [layer for layer in layers if layer not in stored]
     if missing:
-        for layer, moment in stream_second_moments(language_model, corpus, missing, token_budget).items():
+        batches = Batches(token_budget, memory or GpuMemory())
+        moments = stream_second_moments(language_model, corpus, missing, batches, progress)
+        for layer, moment in moments.items():
             stored[layer] = moment
             if layer in kept:
                 write_whole(kept[layer], moment)
@@ -89,21 +96,32 @@ def collect_key_statistics(
 
 
 def stream_second_moments(
-    language_model: LanguageModel, corpus: Corpus, layers: Sequence[int], token_budget: int
+    language_model: LanguageModel,
+    corpus: Corpus,
+    layers: Sequence[int],
+    batches: Batches,
+    progress: Progress,
 ) -> dict[int, dict[str, Tensor]]:
     """Sum k kᵀ over every token in float64, holding one (d_ff, d_ff) matrix per layer and one batch."""
-    sequences = corpus.sequences(language_model)
+    sequences = corpus.sequences(language_model, lambda written, whole: progress(written, 2 * whole))
+    token_count = sum(len(sequence) for sequence in sequences)
+    work = WorkDone(lambda read, whole: progress(whole + read, 2 * whole), whole=token_count)
     taps = {layer: Tap(language_model.anatomy.mlp_down_projections[layer], "input") for layer in layers}
     sums: dict[int, Tensor] = {}
-    for chosen in split_by_tokens([len(sequence) for sequence in sequences], token_budget):
+
+    def add(chosen: Sequence[int]) -> None:
         batch = language_model.batch([sequences[index] for index in chosen])
         read = read_taps(language_model.model, batch, list(taps.values()))
         real = batch.attention_mask.bool()
-        for layer, tap in taps.items():
-            keys = read[tap][real].double()  # (tokens, d_ff)
-            product = keys.T @ keys
-            sums[layer] = sums[layer].add_(product) if layer in sums else product
-    token_count = sum(len(sequence) for sequence in sequences)
+        keys = {layer: read.pop(tap)[real].double() for layer, tap in taps.items()}  # (tokens, d_ff) each
+        for layer, of_layer in keys.items():
+            if layer not in sums:
+                sums[layer] = of_layer.new_zeros(of_layer.shape[1], of_layer.shape[1])
+        for layer, of_layer in keys.items():  # in place, so that no layer can lack the memory and others not
+            sums[layer].addmm_(of_layer.T, of_layer)
+        work.advance(sum(len(sequences[index]) for index in chosen))
+
+    batches.run("texts were read", [len(sequence) for sequence in sequences], add)
     return {
         layer: {"second_moment": total.div_(token_count).cpu(), "token_count": torch.tensor(token_count)}
         for layer, total in sums.items()

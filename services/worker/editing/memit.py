@@ -7,18 +7,15 @@ import torch
 from torch import Tensor
 
 from services.worker.editing.contexts import Contexts
-from services.worker.editing.editor import (
-    EditFailed,
-    EditOutcome,
-    Progress,
-    WorkDone,
-)
+from services.worker.editing.editor import EditFailed, EditOutcome
 from services.worker.editing.key_statistics import KeyStatistics, solve_positive
 from services.worker.editing.keys import block_outputs_at_subject, keys_at_subject
 from services.worker.editing.target_optimisation import optimise_targets
 from services.worker.editing.target_requests import TargetRequest, target_requests
 from services.worker.language_models.anatomy import down_projection_weight
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import Batches, GpuMemory
+from services.worker.language_models.progress import Advance, Progress, WorkDone
 from services.worker.language_models.weight_delta import Dense, LowRank, WeightDelta, restored
 from shared.editors import MemitHyperparameters
 from shared.edits import Edit
@@ -56,19 +53,21 @@ class Memit:
         contexts: Contexts,
         progress: Progress,
         token_budget: int | None = None,
+        memory: GpuMemory | None = None,
     ) -> EditOutcome:
         """See `Editor.edit`."""
-        budget = token_budget or language_model.token_budget
+        batches = Batches(token_budget or language_model.token_budget, memory or GpuMemory())
         layers = hyperparameters.edited_layers(len(language_model.anatomy.blocks))
         requests = target_requests(language_model, edits, contexts)
-        work = WorkDone(progress, whole=len(edits) * (hyperparameters.v_num_grad_steps + len(layers)))
+        rows = sum(len(request.rows()) for request in requests)
+        work = WorkDone(progress, whole=rows * (hyperparameters.v_num_grad_steps + len(layers)))
         targets = optimise_targets(
             language_model,
             requests,
             layers[-1],
             hyperparameters,
-            token_budget=budget,
-            advance=work.advance,
+            batches=batches,
+            work=work,
         )
         updates = update_layers(
             language_model,
@@ -78,8 +77,8 @@ class Memit:
             hyperparameters.mom2_update_weight,
             statistics,
             contexts,
-            budget,
-            work,
+            batches,
+            work.advance,
         )
         return EditOutcome(
             delta=WeightDelta(
@@ -99,12 +98,13 @@ def update_layers(
     preservation: float,
     statistics: KeyStatistics,
     contexts: Contexts,
-    token_budget: int,
-    work: WorkDone,
+    batches: Batches,
+    advance: Advance,
 ) -> list[LayerUpdate]:
     """Find the update of each layer in turn, the earlier ones being in place; the model is left as it was.
 
-    targets: z, (edits, hidden) float32; preservation: λ. Source: MEMIT, algorithm 1.
+    targets: z, (edits, hidden) float32; preservation: λ. advance: called with the sequences read since the
+    last call, one per row of every edit and layer in all. Source: MEMIT, algorithm 1.
     """
     updates: list[LayerUpdate] = []
     names = [f"{language_model.anatomy.mlp_down_projections[layer]}.weight" for layer in layers]
@@ -118,13 +118,13 @@ def update_layers(
                 preservation,
                 statistics,
                 contexts,
-                token_budget,
+                batches,
+                advance,
             )
             WeightDelta({update.parameter: update.delta}, language_model.revision).apply_(
                 language_model.model
             )
             updates.append(update)
-            work.advance(len(requests))
     return updates
 
 
@@ -136,14 +136,15 @@ def update_layer(
     preservation: float,
     statistics: KeyStatistics,
     contexts: Contexts,
-    token_budget: int,
+    batches: Batches,
+    advance: Advance,
 ) -> LayerUpdate:
     """Find what the first of `layers_left` must add, with the updates of the layers before it in place."""
     layer = layers_left[0]
     prompts = [request.prompts for request in requests]
     bare_prompts = [contexts_of_edit[0] for contexts_of_edit in prompts]
-    keys = keys_at_subject(language_model, prompts, contexts.weights, layer, token_budget)
-    current = block_outputs_at_subject(language_model, bare_prompts, layers_left[-1], token_budget)
+    keys = keys_at_subject(language_model, prompts, contexts.weights, layer, batches, advance)
+    current = block_outputs_at_subject(language_model, bare_prompts, layers_left[-1], batches, advance)
     gap = targets - current
     readout, ridge = key_readout(keys, statistics.second_moment(layer, keys.device), preservation)
     weight, transposed = down_projection_weight(language_model.model, language_model.anatomy, layer)

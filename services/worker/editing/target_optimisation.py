@@ -5,7 +5,7 @@ passes. Source: MEMIT (Meng et al. 2023), eq. 16, after ROME (Meng et al. 2022),
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 from services.worker.editing.editor import EditFailed
 from services.worker.editing.running_edits import RunningEdits, start_running
 from services.worker.editing.target_requests import TargetRequest
-from services.worker.language_models.batching import split_by_tokens
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import Batches
+from services.worker.language_models.progress import WorkDone
 from services.worker.language_models.taps import (
     blocks_return_tuples,
     head_reading,
@@ -39,36 +40,48 @@ class TargetVectors:
     losses: tuple[tuple[float, ...], ...]
 
 
+@dataclass(frozen=True)
+class OptimisedEdit:
+    """One edit's z, (hidden,) float32, and its loss at each evaluation."""
+
+    vector: Tensor
+    losses: Sequence[float]
+
+
 def optimise_targets(
     language_model: LanguageModel,
     requests: Sequence[TargetRequest],
     layer: int,
     hyperparameters: TargetHyperparameters,
     *,
-    token_budget: int,
-    advance: Callable[[int], None],
+    batches: Batches,
+    work: WorkDone,
 ) -> TargetVectors:
     """Find z for the output of block `layer`, for all edits together.
 
-    Only the blocks above `layer` run at each step. token_budget: most padded tokens run at once; more
-    edits than fit are done one chunk after another. advance: called with the work done since the last
-    call, `v_num_grad_steps` per edit in all. Raises EditFailed when a loss is not finite.
+    Only the blocks above `layer` run at each step. batches: more edits than fit at once are done one chunk
+    after another. work: advanced by `v_num_grad_steps` per row of every edit in all. Raises EditFailed when
+    a loss is not finite.
     """
     rows = [request.rows() for request in requests]
-    chunks = split_by_tokens(
+    in_tuple = blocks_return_tuples(language_model.model, language_model.anatomy)
+    found: dict[int, OptimisedEdit] = {}
+
+    def optimise(chunk: Sequence[int]) -> None:
+        chosen = [requests[index] for index in chunk]
+        running = start_running(language_model, list(chunk), chosen, layer, in_tuple)
+        with work.taken_back_on_failure():
+            found.update(optimise_chunk(language_model, running, hyperparameters, work))
+
+    batches.run(
+        "edits were optimised",
         [max(len(row) for row in of_edit) for of_edit in rows],
-        token_budget,
+        optimise,
         rows=[len(of_edit) for of_edit in rows],
     )
-    in_tuple = blocks_return_tuples(language_model.model, language_model.anatomy)
-    vectors: dict[int, Tensor] = {}
-    losses: dict[int, list[float]] = {index: [] for index in range(len(requests))}
-    for chunk in chunks:
-        running = start_running(language_model, chunk, [requests[index] for index in chunk], layer, in_tuple)
-        vectors.update(optimise_chunk(language_model, running, hyperparameters, losses, advance))
+    in_order = [found[index] for index in range(len(requests))]
     return TargetVectors(
-        torch.stack([vectors[index] for index in range(len(requests))]),
-        tuple(tuple(losses[index]) for index in range(len(requests))),
+        torch.stack([edit.vector for edit in in_order]), tuple(tuple(edit.losses) for edit in in_order)
     )
 
 
@@ -76,10 +89,9 @@ def optimise_chunk(
     language_model: LanguageModel,
     running: RunningEdits,
     hyperparameters: TargetHyperparameters,
-    losses: dict[int, list[float]],
-    advance: Callable[[int], None],
-) -> dict[int, Tensor]:
-    """Descend for the edits of one batch until each is done; returns z by edit and appends to `losses`."""
+    work: WorkDone,
+) -> dict[int, OptimisedEdit]:
+    """Descend for the edits of one batch until each is done; returns what was found by edit."""
     steps = hyperparameters.v_num_grad_steps
     initial = running.initial_vectors()  # v0, (edits, hidden)
     change = torch.zeros_like(initial, requires_grad=True)  # δ
@@ -87,6 +99,8 @@ def optimise_chunk(
     places = torch.arange(len(initial), device=initial.device)  # of the edits still running
     reference: Tensor | None = None
     vectors: dict[int, Tensor] = {}
+    losses: dict[int, list[float]] = {index: [] for index in running.indices}
+    rows_per_edit = running.rows_per_edit
     for step in range(steps):
         target_loss, essence = predict(language_model, running, change[places])
         reference = essence.detach() if reference is None else reference
@@ -103,7 +117,7 @@ def optimise_chunk(
             done.append(value < LOSS_THRESHOLD or step == steps - 1)
             if done[-1]:
                 vectors[index] = (initial[place] + change[place]).detach()
-        advance(sum(steps - step if is_done else 1 for is_done in done))
+        work.advance(rows_per_edit * sum(steps - step if is_done else 1 for is_done in done))
         if all(done):
             break
         # Edits that are done take part in this step too, but their vectors have been taken already.
@@ -114,7 +128,7 @@ def optimise_chunk(
         if any(done):
             left = [number for number, is_done in enumerate(done) if not is_done]
             running, places = running.keep(left), places[left]
-    return vectors
+    return {index: OptimisedEdit(vectors[index], losses[index]) for index in losses}
 
 
 def predict(language_model: LanguageModel, running: RunningEdits, change: Tensor) -> tuple[Tensor, Tensor]:

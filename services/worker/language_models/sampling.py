@@ -7,6 +7,7 @@ from torch import Tensor
 
 from services.worker.language_models.batching import TokenBatch, pad
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.progress import Advance, uncounted
 
 
 @torch.no_grad()
@@ -15,10 +16,12 @@ def sample_continuations(
     prompts: Sequence[Sequence[int]],
     new_tokens: int,
     generator: torch.Generator,
+    advance: Advance = uncounted,
 ) -> Tensor:
     """Continue each prompt by drawing from the model's own distribution (temperature 1, nothing cut off).
 
     prompts: token ids, at least one each; generator: on the model's device (`seeded`).
+    advance: called with the tokens drawn since the last call.
     Special tokens are never drawn. Returns (prompts, new_tokens) int64 on the CPU.
     """
     model = language_model.model
@@ -30,6 +33,7 @@ def sample_continuations(
         logits = output.logits[:, -1].float()
         logits[:, barred] = -torch.inf
         drawn.append(torch.multinomial(logits.softmax(dim=-1), 1, generator=generator))
+        advance(len(prompts))
         if len(drawn) == new_tokens:
             return torch.cat(drawn, dim=1).cpu()
         mask = torch.cat([batch.attention_mask, torch.ones_like(drawn[-1])], dim=1)

@@ -18,6 +18,8 @@ from services.worker.language_models.batching import (
     split_by_tokens,
 )
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import GpuMemory
+from services.worker.language_models.progress import Progress, WorkDone, untold
 from services.worker.probing.continuations import Continuation, encode_continuations
 from shared.measurement import Probe, ProbeScore
 
@@ -52,6 +54,8 @@ def score(
     *,
     token_budget: int = 8192,
     padding_side: PaddingSide = "right",
+    progress: Progress = untold,
+    memory: GpuMemory | None = None,
 ) -> list[ProbeScore]:
     """Score every probe's answer and alternative by teacher forcing; scores in the order of the probes.
 
@@ -61,15 +65,24 @@ def score(
     `preference` is log p(answer) > log p(alternative), each summed over its own tokens: for an edit, that
     is CounterFact's comparison of the new answer with the true one (Meng et al., 2202.05262).
     A model whose logits are not numbers gets nothing right.
-    token_budget: padded tokens per forward pass. The model is left in the mode that it was in.
-    Raises ProbeTooLong when a prompt with its answer exceeds the model's positions.
+    token_budget: padded tokens per forward pass. progress: called after each pass with the probes done,
+    and of how many. memory: told when fewer prompts than that fit into the GPU's memory at once.
+    The model is left in the mode that it was in.
+    Raises ProbeTooLong when a prompt with its answer exceeds the model's positions, and OutOfGpuMemory.
     """
     encoded = encode_continuations(language_model, probes)
     check_lengths(language_model, probes, encoded)
     wanted = list(dict.fromkeys(continuation for pair in encoded for continuation in pair if continuation))
-    rated = dict(
-        zip(wanted, score_continuations(language_model, wanted, token_budget, padding_side), strict=True)
+    found = score_continuations(
+        language_model,
+        wanted,
+        token_budget,
+        padding_side,
+        memory or GpuMemory(),
+        # Probes share continuations, so that those done are the same share of all, about.
+        lambda done, whole: progress(len(probes) * done // whole, len(probes)),
     )
+    rated = dict(zip(wanted, found, strict=True))
     scores = []
     for answer, alternative in encoded:
         given = rated[answer]
@@ -107,6 +120,8 @@ def score_continuations(
     continuations: Sequence[Continuation],
     token_budget: int,
     padding_side: PaddingSide,
+    memory: GpuMemory,
+    progress: Progress,
 ) -> list[ContinuationScore]:
     """Score continuations, those that read the same tokens in one row."""
     by_inputs: dict[tuple[int, ...], list[int]] = {}
@@ -114,23 +129,27 @@ def score_continuations(
         by_inputs.setdefault(continuation.inputs, []).append(index)
     inputs = list(by_inputs)
     scored = [sum(len(continuations[index].target) for index in by_inputs[row]) for row in inputs]
+    batches = split_by_logits(
+        split_by_tokens([len(row) for row in inputs], token_budget), scored, vocabulary_size(language_model)
+    )
     scores: list[ContinuationScore | None] = [None] * len(continuations)
+    work = WorkDone(progress, whole=len(continuations))
+
+    def score_rows(batch: Sequence[int]) -> None:
+        members = [(row, index) for row, item in enumerate(batch) for index in by_inputs[inputs[item]]]
+        rows = [inputs[item] for item in batch]
+        found = score_batch(
+            language_model,
+            pad(rows, language_model.pad_token_id, padding_side).to(language_model.device),
+            [(row, continuations[index]) for row, index in members],
+        )
+        for (_, index), of_continuation in zip(members, found, strict=True):
+            scores[index] = of_continuation
+        work.advance(len(members))
+
     # Not in inference mode: buffers that a model makes in passing may be needed for a backward pass later.
     with torch.no_grad(), evaluating(language_model.model):
-        for batch in split_by_logits(
-            split_by_tokens([len(row) for row in inputs], token_budget),
-            scored,
-            vocabulary_size(language_model),
-        ):
-            members = [(row, index) for row, item in enumerate(batch) for index in by_inputs[inputs[item]]]
-            rows = [inputs[item] for item in batch]
-            found = score_batch(
-                language_model,
-                pad(rows, language_model.pad_token_id, padding_side).to(language_model.device),
-                [(row, continuations[index]) for row, index in members],
-            )
-            for (_, index), of_continuation in zip(members, found, strict=True):
-                scores[index] = of_continuation
+        memory.run("prompts were scored", batches, score_rows)
     return [of_continuation for of_continuation in scores if of_continuation is not None]
 
 

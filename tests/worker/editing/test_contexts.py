@@ -23,6 +23,18 @@ def test_generated_contexts_are_given_by_their_seed() -> None:
     assert first == again != other
 
 
+def test_progress_counts_the_tokens_of_all_texts() -> None:
+    told: list[tuple[int, int]] = []
+    generate_contexts(
+        tiny_language_model("gpt2"),
+        count=3,
+        length=5,
+        seed=0,
+        progress=lambda done, whole: told.append((done, whole)),
+    )
+    assert told == [(3, 12), (6, 12), (9, 12), (12, 12)]
+
+
 def test_no_generated_contexts_leave_the_bare_prompt() -> None:
     assert generate_contexts(tiny_language_model("gpt2"), count=0, length=8, seed=0) == BARE_PROMPT
 

@@ -10,6 +10,7 @@ from services.worker.editing.contexts import BARE_PROMPT
 from services.worker.editing.editor import EditFailed
 from services.worker.editing.key_statistics import NO_STATISTICS
 from services.worker.editing.token_positions import SubjectTruncated
+from services.worker.language_models.memory import GpuMemory, OutOfGpuMemory
 from services.worker.language_models.weight_delta import LowRank, WeightDelta, applied
 from shared.editors import CATALOGUE, MemitHyperparameters
 from tests.worker.editing.cases import (
@@ -24,6 +25,7 @@ from tests.worker.editing.cases import (
     tiny_statistics,
 )
 from tests.worker.editing.parity import relative_error
+from tests.worker.scarce_memory import SHORTAGE, room_for, room_for_gradients_of
 
 CPU = torch.device("cpu")
 # Sums in another order, through a dozen updates of Adam.
@@ -110,6 +112,53 @@ def test_padding_side_does_not_matter(case: Case, monkeypatch: pytest.MonkeyPatc
 def test_token_budget_does_not_matter(case: Case) -> None:
     other = run(case.editor, case.language_model, case.statistics, token_budget=40).delta
     assert difference(other, case.outcome.delta) < SAME_RESULT
+
+
+ROWS_OF_AN_EDIT = {"memit": 4, "ft_l": 1}  # three contexts and the essence; the prompt alone
+
+
+def test_edits_that_do_not_fit_into_memory_at_once_are_made_alike_in_parts(case: Case) -> None:
+    memory = GpuMemory()
+    reports: list[tuple[int, int]] = []
+    with room_for(ROWS_OF_AN_EDIT[case.editor], case.language_model):
+        other = run(
+            case.editor,
+            case.language_model,
+            case.statistics,
+            memory=memory,
+            progress=lambda done, whole: reports.append((done, whole)),
+        )
+    assert difference(other.delta, case.outcome.delta) < SAME_RESULT
+    assert other.losses[0] == pytest.approx(case.outcome.losses[0], abs=1e-3)
+    assert all(warning.endswith("1 at a time instead of 4") for warning in memory.warnings[:1])
+    assert memory.warnings
+    assert reports[-1][0] == reports[-1][1]
+
+
+def test_edits_whose_gradients_do_not_fit_into_memory_at_once_are_made_alike_in_parts(case: Case) -> None:
+    memory = GpuMemory()
+    settings = HYPERPARAMETERS[case.editor].model_copy(update={"layers": (1, 2)})
+    # Block 1 is reached when layer 2 has its gradients already; MEMIT's target is what block 2 puts out.
+    block = case.language_model.anatomy.blocks[1 if case.editor == "ft_l" else 3]
+    module = case.language_model.model.get_submodule(block)
+    expected = run(case.editor, case.language_model, case.statistics, hyperparameters=settings)
+    with room_for_gradients_of(ROWS_OF_AN_EDIT[case.editor], module):
+        other = run(
+            case.editor, case.language_model, case.statistics, hyperparameters=settings, memory=memory
+        )
+    assert difference(other.delta, expected.delta) < SAME_RESULT
+    assert len(memory.warnings) == 1
+
+
+def test_edit_that_does_not_fit_into_memory_alone_is_named_and_leaves_the_model_as_it_was(
+    case: Case,
+) -> None:
+    model = case.language_model.model
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    too_few = ROWS_OF_AN_EDIT[case.editor] - 1
+    with room_for(too_few, case.language_model), pytest.raises(OutOfGpuMemory, match=SHORTAGE):
+        run(case.editor, case.language_model, case.statistics)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
 def test_leading_space_of_targets_does_not_matter(case: Case) -> None:

@@ -8,8 +8,11 @@ from services.worker.editing.key_statistics import collect_key_statistics, solve
 from services.worker.editing.memit import key_readout
 from services.worker.language_models.batching import encode_prompts
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import GpuMemory
+from services.worker.language_models.progress import Progress, untold
 from tests.worker.editing.cases import ANATOMIES, random_texts, tiny_language_model
 from tests.worker.editing.parity import relative_error
+from tests.worker.scarce_memory import room_for
 
 TEXTS = [*random_texts()[:10], "the old market", "Ada"]
 
@@ -17,7 +20,7 @@ TEXTS = [*random_texts()[:10], "the old market", "Ada"]
 class ForbiddenCorpus(GivenTexts):
     """The same corpus, which must not be read again."""
 
-    def sequences(self, language_model: LanguageModel) -> list[list[int]]:
+    def sequences(self, language_model: LanguageModel, progress: Progress) -> list[list[int]]:
         raise AssertionError("the statistics were computed although they are stored")
 
 
@@ -46,6 +49,34 @@ def test_a_limit_cuts_the_corpus_to_that_many_tokens() -> None:
     language_model = tiny_language_model("gpt2")
     limited = GivenTexts(TEXTS, token_count=33)
     assert collect_key_statistics(language_model, limited, [0], token_budget=100).token_count == 33
+
+
+def test_texts_that_do_not_fit_into_memory_at_once_give_the_same_moments() -> None:
+    language_model, corpus, memory = tiny_language_model("gpt2"), GivenTexts(TEXTS), GpuMemory()
+    expected = collect_key_statistics(language_model, corpus, [1, 2], token_budget=200)
+    with room_for(3, language_model):
+        found = collect_key_statistics(language_model, corpus, [1, 2], token_budget=200, memory=memory)
+    assert memory.warnings == ["ran out of GPU memory; texts were read 3 at a time instead of 10"]
+    assert found.token_count == expected.token_count
+    for layer in (1, 2):
+        assert relative_error(found.second_moments[layer], expected.second_moments[layer]) < 1e-6
+
+
+@pytest.mark.parametrize("corpus", [GivenTexts(TEXTS), SampledTexts(token_count=700, seed=0)])
+def test_progress_counts_the_tokens_written_and_read(corpus: GivenTexts | SampledTexts) -> None:
+    told: list[tuple[int, int]] = []
+    statistics = collect_key_statistics(
+        tiny_language_model("gpt2"),
+        corpus,
+        [1],
+        token_budget=100,
+        progress=lambda done, whole: told.append((done, whole)),
+    )
+    done = [share[0] for share in told]
+    assert done == sorted(done)
+    assert {whole for _, whole in told} == {2 * statistics.token_count} == {done[-1]}
+    written = [count for count in done if count <= statistics.token_count]
+    assert len(written) == (63 if isinstance(corpus, SampledTexts) else 0)  # once per column of a round
 
 
 def test_stored_statistics_are_read_back_unchanged(tmp_path: Path) -> None:
@@ -98,21 +129,21 @@ def test_stored_statistics_do_not_serve_another_model_or_corpus(tmp_path: Path, 
 
 def test_sampled_corpus_has_the_tokens_asked_for_and_bos_where_it_belongs() -> None:
     language_model = tiny_language_model("llama")
-    sequences = SampledTexts(token_count=700, seed=0).sequences(language_model)
+    sequences = SampledTexts(token_count=700, seed=0).sequences(language_model, untold)
     assert sum(len(sequence) for sequence in sequences) == 700
     assert all(sequence[0] == 0 and 0 not in sequence[1:] for sequence in sequences)
 
 
 def test_sampled_corpus_of_a_tokenizer_without_bos_holds_no_special_token() -> None:
     language_model = tiny_language_model("gpt2")
-    sequences = SampledTexts(token_count=700, seed=0).sequences(language_model)
+    sequences = SampledTexts(token_count=700, seed=0).sequences(language_model, untold)
     assert all(0 not in sequence for sequence in sequences)
 
 
 def test_sampled_corpus_is_given_by_its_seed() -> None:
     language_model = tiny_language_model("gpt2")
     first, again, other = (
-        SampledTexts(token_count=100, seed=seed).sequences(language_model) for seed in (1, 1, 2)
+        SampledTexts(token_count=100, seed=seed).sequences(language_model, untold) for seed in (1, 1, 2)
     )
     assert first == again != other
 

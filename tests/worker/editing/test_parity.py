@@ -7,11 +7,13 @@ import torch
 
 from services.worker.editing.constrained_fine_tuning import ConstrainedFineTuning
 from services.worker.editing.contexts import BARE_PROMPT
-from services.worker.editing.editor import EditOutcome, WorkDone
+from services.worker.editing.editor import EditOutcome
 from services.worker.editing.key_statistics import NO_STATISTICS
 from services.worker.editing.memit import LayerUpdate, Memit, update_layers
 from services.worker.editing.target_optimisation import TargetVectors, optimise_targets
 from services.worker.editing.target_requests import target_requests
+from services.worker.language_models.memory import Batches
+from services.worker.language_models.progress import WorkDone, uncounted, untold
 from services.worker.language_models.weight_delta import applied
 from shared.editors import ConstrainedFineTuningHyperparameters, MemitHyperparameters
 from tests.worker.editing.cases import target_log_probs
@@ -42,7 +44,7 @@ def memit_run(request: pytest.FixtureRequest) -> MemitRun:
     requests = target_requests(model, parity.edits, parity.contexts)
     layers = settings.edited_layers(4)
     targets = optimise_targets(
-        model, requests, layers[-1], settings, token_budget=8_192, advance=lambda _work: None
+        model, requests, layers[-1], settings, batches=Batches(8_192), work=WorkDone(untold, whole=1)
     )
     updates = update_layers(
         model,
@@ -52,8 +54,8 @@ def memit_run(request: pytest.FixtureRequest) -> MemitRun:
         settings.mom2_update_weight,
         parity.statistics,
         parity.contexts,
-        token_budget=8_192,
-        work=WorkDone(lambda _done, _whole: None, whole=1),
+        batches=Batches(8_192),
+        advance=uncounted,
     )
     outcome = Memit().edit(
         model,

@@ -5,6 +5,8 @@ from services.worker.editing.keys import keys_at_subject
 from services.worker.editing.target_optimisation import TargetVectors, optimise_targets
 from services.worker.editing.target_requests import TargetRequest, target_requests
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import Batches
+from services.worker.language_models.progress import WorkDone, untold
 from shared.editors import TargetHyperparameters
 from tests.worker.editing.cases import ANATOMIES, CONTEXTS, EDITS, TOKEN_BUDGET, tiny_language_model
 from tests.worker.editing.parity import relative_errors
@@ -18,7 +20,7 @@ def optimise(
     language_model: LanguageModel, requests: list[TargetRequest], settings: TargetHyperparameters = SETTINGS
 ) -> TargetVectors:
     return optimise_targets(
-        language_model, requests, 2, settings, token_budget=TOKEN_BUDGET, advance=lambda _work: None
+        language_model, requests, 2, settings, batches=Batches(TOKEN_BUDGET), work=WorkDone(untold, whole=1)
     )
 
 
@@ -37,9 +39,9 @@ def test_edits_together_give_the_vectors_and_losses_of_each_alone(anatomy: str) 
 def test_edits_together_give_the_keys_of_each_alone(anatomy: str) -> None:
     language_model = tiny_language_model(anatomy)
     prompts = [request.prompts for request in target_requests(language_model, EDITS, CONTEXTS)]
-    together = keys_at_subject(language_model, prompts, CONTEXTS.weights, 2, TOKEN_BUDGET)
+    together = keys_at_subject(language_model, prompts, CONTEXTS.weights, 2, Batches(TOKEN_BUDGET))
     for index, of_edit in enumerate(prompts):
-        alone = keys_at_subject(language_model, [of_edit], CONTEXTS.weights, 2, TOKEN_BUDGET)
+        alone = keys_at_subject(language_model, [of_edit], CONTEXTS.weights, 2, Batches(TOKEN_BUDGET))
         assert relative_errors(alone[0], together[index]) < KEY_TOLERANCE
 
 
@@ -72,15 +74,9 @@ def test_no_vector_moves_further_than_the_clamp_allows(factor: float) -> None:
     assert relative_errors(moved, still).tolist() == pytest.approx([factor] * len(EDITS), rel=1e-4)
 
 
-def test_work_adds_up_to_the_steps_of_every_edit() -> None:
+def test_work_adds_up_to_the_steps_of_every_sequence() -> None:
     language_model = tiny_language_model("gpt2")
-    work: list[int] = []
-    optimise_targets(
-        language_model,
-        target_requests(language_model, EDITS, CONTEXTS),
-        2,
-        SETTINGS,
-        token_budget=60,
-        advance=work.append,
-    )
-    assert sum(work) == len(EDITS) * SETTINGS.v_num_grad_steps
+    requests = target_requests(language_model, EDITS, CONTEXTS)
+    work = WorkDone(untold, whole=1)
+    optimise_targets(language_model, requests, 2, SETTINGS, batches=Batches(60), work=work)
+    assert work.done == sum(len(request.rows()) for request in requests) * SETTINGS.v_num_grad_steps

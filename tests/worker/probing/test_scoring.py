@@ -7,9 +7,11 @@ import torch
 
 from services.worker.language_models.batching import encode_prompts, encode_target
 from services.worker.language_models.loading import LanguageModel, prepare_language_model
+from services.worker.language_models.memory import GpuMemory, OutOfGpuMemory
 from services.worker.probing import scoring
 from services.worker.probing.scoring import LOG_PROB_OF_NOTHING, ProbeTooLong, score
 from shared.measurement import FactKind, Probe, ProbeKind, ProbeScore
+from tests.worker.scarce_memory import SHORTAGE, room_for
 from tests.worker.tiny_models import CONFIGS, PLACES, SUBJECTS, tiny_model, tiny_tokenizer
 
 # float32 sums over 32 to 64 features in another order
@@ -108,6 +110,38 @@ def test_splitting_by_logits_does_not_matter(monkeypatch: pytest.MonkeyPatch) ->
     together = score(model, some_probes())
     monkeypatch.setattr(scoring, "MAX_LOGITS", 1)
     assert_same(score(model, some_probes()), together)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_prompts_that_do_not_fit_into_memory_at_once_are_scored_alike_in_parts(
+    family: str, rows: int
+) -> None:
+    model, memory = language_model(family), GpuMemory()
+    together = score(model, some_probes())
+    with room_for(rows, model):
+        assert_same(score(model, some_probes(), memory=memory), together)
+    (warning,) = memory.warnings
+    assert warning.startswith("ran out of GPU memory; prompts were scored")
+
+
+def test_prompt_that_does_not_fit_into_memory_alone_is_named_and_leaves_the_mode_as_it_was() -> None:
+    model = language_model("gpt2")
+    model.model.train()
+    with room_for(0, model), pytest.raises(OutOfGpuMemory, match=SHORTAGE):
+        score(model, some_probes())
+    assert all(module.training for module in model.model.modules())
+
+
+def test_progress_counts_the_probes_up_to_all() -> None:
+    model = language_model("gpt2")
+    told: list[tuple[int, int]] = []
+    with room_for(2, model):
+        score(model, some_probes(), progress=lambda done, whole: told.append((done, whole)))
+    done = [share[0] for share in told]
+    assert len(told) > 4
+    assert done == sorted(done)
+    assert {whole for _, whole in told} == {len(some_probes())} == {done[-1]}
 
 
 def test_spaces_at_the_boundary_do_not_matter() -> None:
