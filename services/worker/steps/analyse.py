@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import torch
 from sqlalchemy import delete, insert, select
-from sqlmodel import col
+from sqlmodel import Session, col
 
 from services.worker.analysis.inputs import AuditFindings, ScoredProbe, Trial
 from services.worker.analysis.page import render_page
@@ -29,10 +29,11 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scipy")
 
 
 def run(context: AuditContext, step: Step) -> StepOutcome:
-    """Write the report and its page in one fenced transaction; the verdict counts when the audit ends."""
+    """Build the report and its page; the report is published together with the step's success."""
     report = build_report(gather(context))
     page = context.store.put(render_page(report).encode(), ".html")
-    with context.fenced() as session:
+
+    def publish(session: Session) -> None:
         session.execute(delete(StoredReport).where(col(StoredReport.audit_id) == step.audit_id))
         session.execute(
             insert(StoredReport).values(
@@ -44,7 +45,8 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
             )
         )
         append_event(session, step.audit_id, "audit.verdict", verdict=report.verdict, why=report.why)
-    return StepOutcome(record={"verdict": report.verdict}, artifact=page)
+
+    return StepOutcome(record={"verdict": report.verdict}, artifact=page, publish=publish)
 
 
 def gather(context: AuditContext) -> AuditFindings:

@@ -14,9 +14,9 @@ from services.worker.editing.token_positions import SubjectNotFound, SubjectTrun
 from services.worker.language_models.weight_delta import WeightDelta, applied
 from services.worker.probing.scoring import score
 from services.worker.steps.context import ArmScores, AuditContext, StepOutcome
-from services.worker.steps.failures import StepFailed, explain
+from services.worker.steps.failures import InputDamaged, StepFailed, explain
 from services.worker.steps.measured import measured_probes
-from shared.artifacts import Artifact
+from shared.artifacts import Artifact, ArtifactCorrupt
 from shared.editors import CATALOGUE
 from shared.measurement import Arm
 from shared.tables import Step
@@ -87,11 +87,18 @@ def store_delta(context: AuditContext, delta: WeightDelta) -> Artifact:
 
 
 def stored_delta(context: AuditContext, step_id: str) -> WeightDelta:
-    """The delta of an edit step, checked against its hash."""
+    """The delta of an edit step, checked against its hash.
+
+    Raises:
+        InputDamaged: it is missing, truncated or altered.
+    """
     step = context.step(step_id)
     assert step.artifact is not None  # noqa: S101 (an edit step that succeeded has one)
     assert step.artifact_sha256 is not None  # noqa: S101
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "delta.safetensors"
-        path.write_bytes(context.store.get(Artifact(step.artifact, step.artifact_sha256)))
+        try:
+            context.store.get_file(Artifact(step.artifact, step.artifact_sha256), path)
+        except ArtifactCorrupt as damage:
+            raise InputDamaged(step_id, str(damage)) from damage
         return WeightDelta.load(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from services.worker.editing.augmentation import TooFewParaphrases
 from services.worker.editing.editor import EditFailed
 from services.worker.editing.token_positions import SubjectNotFound, SubjectTruncated
@@ -10,10 +12,14 @@ from services.worker.language_models.loading import ModelNotLoadable
 from services.worker.language_models.weight_delta import DeltaMismatch
 from services.worker.probing.scoring import ProbeTooLong
 from services.worker.tuning.errors import RecipeDoesNotFit, TrainingDiverged
-from shared.artifacts import ArtifactCorrupt
-from shared.model_files import ModelNotUsable
+from shared.artifacts import ArtifactCorrupt, ArtifactStoreUnavailable
+from shared.model_files import HubUnavailable, ModelNotUsable
 from shared.states import Cause
 from shared.training_data import UnusableTrainingData
+
+PASSING_ERRNOS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETUNREACH}
+)
 
 
 class StepFailed(Exception):
@@ -22,6 +28,15 @@ class StepFailed(Exception):
     def __init__(self, cause: Cause, reason: str) -> None:
         super().__init__(reason)
         self.cause = cause
+        self.reason = reason
+
+
+class InputDamaged(Exception):
+    """What step `step_id` left behind is missing or altered; it must be computed again."""
+
+    def __init__(self, step_id: str, reason: str) -> None:
+        super().__init__(reason)
+        self.step_id = step_id
         self.reason = reason
 
 
@@ -50,6 +65,13 @@ def explain(error: Exception) -> StepFailed:
         if isinstance(error, kinds):
             return StepFailed(cause, str(error))
     return StepFailed(Cause.INFRASTRUCTURE, f"{type(error).__name__}: {error}")
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether an error says that the surroundings are away or full: later the same step may succeed."""
+    if isinstance(error, (ArtifactStoreUnavailable, HubUnavailable, ConnectionError, TimeoutError)):
+        return True
+    return isinstance(error, OSError) and error.errno in PASSING_ERRNOS
 
 
 def is_foreseen(error: Exception) -> bool:

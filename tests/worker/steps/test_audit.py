@@ -9,24 +9,19 @@ from typing import Any
 import pytest
 import torch
 from sqlalchemy import select, update
-from sqlalchemy.exc import OperationalError
-from sqlmodel import SQLModel
 
 from services.worker.editing.catalogue import EDITORS
 from services.worker.editing.editor import EditFailed
 from services.worker.steps import order
 from services.worker.steps.context import AuditContext
-from services.worker.steps.order import RUN, run_ready_steps, run_step
-from shared.artifacts import Artifact, ArtifactStore
-from shared.database import create_database_engine, transaction
-from shared.leases import LeaseLost, claim_audit
+from services.worker.steps.order import work_on_audit
+from shared.database import transaction
+from shared.leases import LeaseLost
 from shared.measurement import Arm
-from shared.model_files import HubUnavailable
-from shared.reports import Report
-from shared.settings import Settings
 from shared.states import AuditStatus, Cause, StepKind, StepStatus, Verdict
-from shared.tables import Attempt, Audit, Event, ProbeRow, Step, StoredReport
-from tests.support.parity_audit import PARITY_GPT2, parity_request, submit_directly
+from shared.tables import Attempt, Event
+from tests.support.parity_audit import parity_request
+from tests.worker.steps.audits import audit_of, claimed, report_of, rows_of, run_steps, scores_of, steps_of
 
 RunAudit = Callable[[dict[str, Any]], AuditContext]
 
@@ -43,7 +38,7 @@ def run_audit(folder: Path) -> RunAudit:
 
     def run(body: dict[str, Any]) -> AuditContext:
         context = claimed(folder, body)
-        run_ready_steps(context)
+        work_on_audit(context)
         return context
 
     return run
@@ -53,37 +48,6 @@ def run_audit(folder: Path) -> RunAudit:
 def finished(run_audit: RunAudit) -> AuditContext:
     """The audit of `parity_request()`, run once."""
     return run_audit(parity_request())
-
-
-def claimed(folder: Path, body: dict[str, Any]) -> AuditContext:
-    """Submit a request and claim it, without running anything."""
-    settings = Settings(data_directory=folder, model_roots=(PARITY_GPT2,))
-    engine = create_database_engine(settings.resolved_database_url)
-    SQLModel.metadata.create_all(engine)
-    submit_directly(engine, body)
-    lease = claim_audit(engine, "worker", 600)
-    assert lease is not None
-    return AuditContext(engine, settings, ArtifactStore(settings.resolved_artifacts_url), lease)
-
-
-def audit_of(context: AuditContext) -> Audit:
-    with transaction(context.engine) as session:
-        return session.get_one(Audit, context.lease.audit_id)
-
-
-def report_of(context: AuditContext) -> Report:
-    with transaction(context.engine) as session:
-        return Report.model_validate(session.get_one(StoredReport, context.lease.audit_id).report)
-
-
-def steps_of(context: AuditContext, kind: StepKind) -> list[Step]:
-    return [step for step in context.steps() if step.kind is kind]
-
-
-def rows_of(context: AuditContext, step: Step) -> list[ProbeRow]:
-    with transaction(context.engine) as session:
-        found = session.execute(select(ProbeRow)).scalars()
-        return [row for row in found if row.step_id == step.source_step_id]
 
 
 def test_audit_runs_to_a_report_with_every_configuration_and_a_verdict(finished: AuditContext) -> None:
@@ -137,17 +101,10 @@ def test_identical_audit_takes_every_result_over_and_reports_the_same(
 
 def test_same_audit_computed_twice_gives_the_same_scores(finished: AuditContext, tmp_path: Path) -> None:
     first, second = finished, claimed(tmp_path, parity_request())
-    run_ready_steps(second)
-
-    def scores(context: AuditContext) -> list[tuple[float, bool, str]]:
-        return [
-            (row.log_prob_answer, row.exact, row.predicted_token)
-            for step in context.steps()
-            for row in rows_of(context, step)
-        ]
+    work_on_audit(second)
 
     assert all(step.source_step_id == step.id for step in second.steps())
-    assert scores(first) == scores(second)
+    assert scores_of(first) == scores_of(second)
 
 
 def test_recipe_that_diverges_fails_its_steps_and_the_rest_is_reported(run_audit: RunAudit) -> None:
@@ -175,7 +132,7 @@ def test_editor_that_cannot_apply_an_edit_fails_its_step_and_the_rest_is_reporte
 
     monkeypatch.setattr(EDITORS["ft_l"], "edit", refuse)
     context = claimed(tmp_path, parity_request())
-    run_ready_steps(context)
+    work_on_audit(context)
     assert audit_of(context).status is AuditStatus.SUCCEEDED
     failed = {step.title: step for step in context.steps() if step.status is StepStatus.FAILED}
     assert list(failed) == ["edit: ft_l, k=0"]
@@ -200,47 +157,13 @@ def test_data_that_changed_between_two_attempts_is_not_trained_on(tmp_path: Path
     body["recipes"][0]["data"] = {"source": "file:data.txt"}
     first = claimed(tmp_path, body)
     first.settings = first.settings.model_copy(update={"data_roots": (roots,)})
-    run_step(first, first.steps()[0])  # the plan
+    run_steps(first, 1)  # the plan
     (roots / "data.txt").write_text("One day.\n\nA third day.\n")
     second = AuditContext(first.engine, first.settings, first.store, first.lease)
-    run_ready_steps(second)
+    work_on_audit(second)
     tunings = steps_of(second, StepKind.TUNE)
     assert {(step.status, step.cause) for step in tunings} == {(StepStatus.FAILED, Cause.USER)}
     assert all("changed since the audit began" in (step.error or "") for step in tunings)
-
-
-def test_step_is_not_failed_by_a_database_that_was_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lose_the_database(*_: object, **__: object) -> None:
-        raise OperationalError("UPDATE step", {}, Exception("the connection is gone"))
-
-    context = claimed(tmp_path, parity_request())
-    monkeypatch.setitem(RUN, StepKind.PLAN, lose_the_database)
-    with pytest.raises(OperationalError):
-        run_ready_steps(context)
-    assert [step.status for step in context.steps()] == [StepStatus.RUNNING]  # its worker's death frees it
-
-
-def test_result_whose_artifact_cannot_be_read_is_computed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    body = parity_request(editors=parity_request()["editors"][1:])
-    run_ready_steps(claimed(tmp_path, body))
-    second = claimed(tmp_path, body)
-    read = second.store.get
-    refused: list[str] = []
-
-    def refuse_once(artifact: Artifact) -> bytes:
-        if not refused:
-            refused.append(artifact.name)
-            raise PermissionError(artifact.name)
-        return read(artifact)
-
-    monkeypatch.setattr(second.store, "get", refuse_once)
-    run_ready_steps(second)
-    assert audit_of(second).status is AuditStatus.SUCCEEDED
-    assert all(step.source_step_id == step.id for step in steps_of(second, StepKind.EDIT))
 
 
 def test_nothing_is_written_after_the_lease_was_taken_over(tmp_path: Path) -> None:
@@ -249,19 +172,19 @@ def test_nothing_is_written_after_the_lease_was_taken_over(tmp_path: Path) -> No
         session.execute(update(Attempt).values(lease_token="f" * 32))
         events = len(session.execute(select(Event)).all())
     with pytest.raises(LeaseLost):
-        run_ready_steps(context)
+        work_on_audit(context)
     with transaction(context.engine) as session:
         assert len(session.execute(select(Event)).all()) == events
-    assert [step.status for step in context.steps()] == [StepStatus.PENDING]
+    assert [step.status for step in context.steps()] == [StepStatus.RUNNING]
 
 
 def test_step_planned_by_other_code_is_kept_apart_from_what_that_code_computed(
     finished: AuditContext, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = claimed(folder, parity_request())
-    run_step(context, context.steps()[0])
+    run_steps(context, 1)
     monkeypatch.setattr(order, "code_version", lambda: "another")
-    run_step(context, steps_of(context, StepKind.BASE)[0])
+    run_steps(context, 1)
     base, old = steps_of(context, StepKind.BASE)[0], steps_of(finished, StepKind.BASE)[0]
     assert base.source_step_id == base.id
     assert base.key != old.key
@@ -277,25 +200,10 @@ def test_tunings_of_the_base_for_editors_of_different_layers_have_titles_of_thei
 def test_unedited_records_serve_as_controls_when_the_request_names_no_facts(tmp_path: Path) -> None:
     edits = parity_request()["edits"]
     context = claimed(tmp_path, parity_request(edits=edits[:2], controls={"unedited": edits[2:]}))
-    for position in range(2):  # the plan, then the base
-        run_step(context, context.steps()[position])
+    run_steps(context, 2)  # the plan, then the base
     base = steps_of(context, StepKind.BASE)[0]
     assert base.outcome is not None
     assert base.outcome["control_candidates"] == len(edits[2:])
     true_answers = {edit["subject"]: edit["target_true"] for edit in edits[2:]}
     assert base.outcome["controls"]
     assert all(true_answers[fact["subject"]] == fact["answer"] for fact in base.outcome["controls"])
-
-
-def test_hub_that_is_away_leaves_the_step_to_be_taken_up_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(*_: object) -> None:
-        raise HubUnavailable("the hub answered with status 503")
-
-    monkeypatch.setitem(order.RUN, StepKind.PLAN, away)
-    context = claimed(tmp_path, parity_request())
-    with pytest.raises(HubUnavailable):
-        run_ready_steps(context)
-    assert [step.status for step in context.steps()] == [StepStatus.RUNNING]
-    assert audit_of(context).status is AuditStatus.RUNNING
