@@ -16,3 +16,27 @@ class TrainingDiverged(Exception):
         super().__init__(f"training diverged at step {step}: {reason}")
         self.step = step
         self.reason = reason
+
+
+class CheckpointUnusable(Exception):
+    """A checkpoint that is damaged, foreign or of another run; `reason` says which. Nothing was changed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class HandedOver(Exception):
+    """The run was left after optimiser step `step`, for another attempt to go on from its checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"handed over after step {step}")
+        self.step = step
+
+
+class MicroBatchTooLarge(Exception):
+    """One forward and backward pass over `micro_batch` sequences needs more memory than the GPU has."""
+
+    def __init__(self, micro_batch: int) -> None:
+        super().__init__(f"the GPU's memory does not hold a training pass over {micro_batch} sequences")
+        self.micro_batch = micro_batch

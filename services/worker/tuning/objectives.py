@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +47,14 @@ class TokenDataset(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of all tokens and labels in their order."""
+        digest = hashlib.sha256()
+        for example in self.examples:
+            digest.update(array("q", (len(example.input_ids), *example.input_ids, *example.labels)))
+        return digest.hexdigest()
 
 
 def token_dataset(

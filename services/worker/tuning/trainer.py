@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.trainer import TRAINER_STATE_NAME
 
-from services.worker.tuning.errors import TrainingDiverged
+from services.worker.tuning.checkpoints import Checkpoint
+from services.worker.tuning.errors import MicroBatchTooLarge, TrainingDiverged
+from services.worker.tuning.objectives import UNSCORED
 from shared.recipes import Recipe
 
 # Recipe schedule → transformers' name; its "constant" is the one that knows no warm-up.
@@ -19,10 +27,52 @@ SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "
 
 
 class PlainTrainer(Trainer):
-    """Trainer without its count of floating-point operations, which walks all parameters at every step."""
+    """Trainer with its own way to resume, and without its count of floating-point operations.
+
+    That count walks all parameters at every step. Trainer finds the place in the data and in the
+    schedule again; what it would unpickle is put back here from a checkpoint of this project.
+    """
+
+    model: nn.Module  # Trainer declares these three as possibly missing
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: LambdaLR
+    checkpoint: Checkpoint
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Train from a checkpoint of this same run on to the end."""
+        self.checkpoint = checkpoint
+        directory = self._get_output_dir(trial=None)
+        Path(directory, TRAINER_STATE_NAME).write_text(json.dumps(checkpoint.trainer))
+        self.train(resume_from_checkpoint=directory)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        except torch.OutOfMemoryError as error:
+            raise MicroBatchTooLarge(self.args.per_device_train_batch_size) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with torch.no_grad():
+            for name, weight in self.checkpoint.weights.items():
+                self.model.get_parameter(name).copy_(weight)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        for part, by_name in self.checkpoint.optimizer.items():
+            for name, tensor in by_name.items():
+                parameter = self.model.get_parameter(name)
+                device = "cpu" if part == "step" else parameter.device  # where AdamW itself keeps them
+                self.optimizer.state[parameter][part] = tensor.to(device, copy=True)
+        for group, rate in zip(self.optimizer.param_groups, self.checkpoint.learning_rates, strict=True):
+            group["lr"] = rate
+        self.lr_scheduler.load_state_dict(self.checkpoint.scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        self.checkpoint.randomness.restore(self.args.device)
 
 
 class AutocastTrainer(PlainTrainer):
@@ -42,11 +92,13 @@ class Observer(TrainerCallback):
         probe_steps: Collection[int],
         probe: Callable[[int], None],
         progress: Callable[[int, float], None],
+        losses: Iterable[float] = (),
     ) -> None:
+        """losses: of the steps that an earlier attempt has done."""
         self.probe_steps = frozenset(probe_steps)
         self.probe = probe
         self.progress = progress
-        self.losses: list[float] = []
+        self.losses = list(losses)
 
     def on_log(
         self,
@@ -68,12 +120,30 @@ class Observer(TrainerCallback):
             self.probe(state.global_step)
 
 
-def training_arguments(recipe: Recipe, seed: int, device: torch.device, directory: Path) -> TrainingArguments:
-    """The recipe in Trainer's words; nothing is saved, printed or reported, and the loss is kept raw."""
+def mean_over_tokens(outputs: CausalLMOutput, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+    """A micro-batch's share of the loss of its optimiser step, in nats per scored token of the whole step.
+
+    outputs: logits (batch, sequence, vocabulary); labels: (batch, sequence). Summed over its
+    micro-batches a step's loss is the mean over all its tokens, however they fall into micro-batches;
+    the losses that some models compute of themselves are means of means.
+    """
+    logits = outputs["logits"].float().flatten(0, 1)
+    targets = pad(labels[:, 1:], (0, 1), value=UNSCORED).flatten()
+    return cross_entropy(logits, targets, ignore_index=UNSCORED, reduction="sum") / num_items_in_batch
+
+
+def training_arguments(
+    recipe: Recipe, micro_batch: int, seed: int, device: torch.device, directory: Path
+) -> TrainingArguments:
+    """The recipe in Trainer's words; nothing is saved, printed or reported, and the loss is kept raw.
+
+    micro_batch: sequences per forward pass, a divisor of the recipe's batch size.
+    """
     arguments = TrainingArguments(
         output_dir=str(directory),
         max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=recipe.batch_size // micro_batch,
         optim="adamw_torch",
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from services.worker.language_models.loading import LanguageModel, prepare_language_model
+from services.worker.tuning.continuation import UNINTERRUPTED, Continuation
 from services.worker.tuning.run import TuningOutcome, tune
 from shared.recipes import InstructionRecord, Objective, Recipe, TextRecord, TrainingData
 from tests.worker.tiny_models import tiny_model, tiny_tokenizer
@@ -75,6 +76,8 @@ def run(
     seed: int = 0,
     probe: Callable[[int], None] = lambda step: None,
     progress: Callable[[int, int, float | None], None] = lambda step, steps, loss: None,
+    micro_batch: int | None = None,
+    continuation: Continuation = UNINTERRUPTED,
 ) -> TuningOutcome:
     assert chosen.data.records is not None
     return tune(
@@ -86,6 +89,8 @@ def run(
         probe=probe,
         progress=progress,
         workdir=workdir,
+        micro_batch=micro_batch,
+        continuation=continuation,
     )
 
 
