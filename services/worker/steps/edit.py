@@ -83,7 +83,7 @@ def store_delta(context: AuditContext, delta: WeightDelta) -> Artifact:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "delta.safetensors"
         delta.save(path)
-        return context.store.put(path.read_bytes(), ".safetensors")
+        return context.store.put_file(path, ".safetensors")
 
 
 def stored_delta(context: AuditContext, step_id: str) -> WeightDelta:
