@@ -25,7 +25,7 @@ def create_celery(settings: Settings) -> Celery:
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
-        worker_soft_shutdown_timeout=settings.cancel_grace_seconds,
+        worker_soft_shutdown_timeout=settings.stop_seconds,
         broker_connection_retry_on_startup=True,
         broker_transport_options=_transport_options(settings),
     )

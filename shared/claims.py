@@ -8,9 +8,12 @@ workers, and among those the one that was served longest ago; then likewise amon
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from heapq import heapify, heappop, heapreplace
 from typing import Any
 
-from sqlalchemy import Engine, Select, exists, func, insert, or_, select, update
+from sqlalchemy import Engine, Row, Select, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
@@ -24,6 +27,10 @@ from shared.step_moves import IllegalStepMove, held_step, move_step
 from shared.tables import Attempt, Audit, Step, Submitter, new_id
 
 CLAIM_TRIES = 50  # as many workers can be faster than this one
+
+Turn = tuple[int, tuple[int, float]]  # workers at work, and when the last was given: less comes first
+SERVED_BEFORE, SERVED_NOW = 1, 2
+NEVER_SERVED: Turn = (0, (0, 0.0))
 
 
 def claim(engine: Engine, worker: str, lease_seconds: float, code_version: str) -> Lease | None:
@@ -86,50 +93,72 @@ def should_make_way(session: Session, lease: Lease, turn_seconds: float) -> bool
 
 
 def queue_position(session: Session, audit_id: str) -> int | None:
-    """1 for the audit that is claimed next; None for one that has no step to be taken.
+    """1 for the queued audit that is claimed next, if workers claim one after the other from now on.
 
-    Submitters take turns, so each one's first audit comes before anybody's second.
+    None for one that no worker could take at this moment: it is not queued, or its step must wait.
     """
-    turn = func.row_number().over(
-        partition_by=(col(Audit.priority), col(Audit.submitter)), order_by=_order_of_audits()
-    )
-    waiting = (
-        select(
-            col(Audit.id),
-            func.row_number()
-            .over(order_by=(col(Audit.priority).desc(), *_order_of_submitters(), col(Audit.created_at)))
-            .label("place"),
-            turn.label("turn"),
-            col(Audit.priority),
+    queued = session.execute(
+        select(col(Audit.id), col(Audit.submitter), col(Audit.priority))
+        .where(
+            col(Audit.status) == AuditStatus.QUEUED,
+            _is_in_time(),
+            exists().where(col(Step.audit_id) == col(Audit.id), *_is_free()),
         )
-        .where(col(Audit.status) == AuditStatus.QUEUED)
-        .subquery()
+        .order_by(*_order_of_audits())
+    ).all()
+    claims = _claims_in_order(queued, _turns_of_submitters(session))
+    return next((place for place, claimed in enumerate(claims, start=1) if claimed == audit_id), None)
+
+
+def _claims_in_order(queued: Sequence[Row[tuple[str, str, int]]], turns: dict[str, Turn]) -> Iterator[str]:
+    """The queued audits, each submitter's own in their order, as workers would claim them."""
+    waiting: dict[int, dict[str, deque[tuple[int, str]]]] = defaultdict(lambda: defaultdict(deque))
+    for place, audit in enumerate(queued):
+        waiting[audit.priority][audit.submitter].append((place, audit.id))
+    claims = 0
+    for priority in sorted(waiting, reverse=True):
+        theirs = waiting[priority]
+        next_up = [(turns.get(name, NEVER_SERVED), audits[0], name) for name, audits in theirs.items()]
+        heapify(next_up)
+        while next_up:
+            (at_work, _), (_, audit_id), name = next_up[0]
+            yield audit_id
+            claims += 1
+            turns[name] = (at_work + 1, (SERVED_NOW, float(claims)))
+            theirs[name].popleft()
+            if theirs[name]:
+                heapreplace(next_up, (turns[name], theirs[name][0], name))
+            else:
+                heappop(next_up)
+
+
+def _turns_of_submitters(session: Session) -> dict[str, Turn]:
+    """How many workers each submitter has, and when one was last given to it."""
+    open_attempts = (
+        select(col(Audit.submitter), func.count().label("workers"))
+        .select_from(Attempt)
+        .join(Audit, col(Audit.id) == col(Attempt.audit_id))
+        .where(col(Attempt.ended_at).is_(None))
+        .group_by(col(Audit.submitter))
     )
-    ranked = select(
-        waiting.c.id,
-        func.row_number()
-        .over(order_by=(waiting.c.priority.desc(), waiting.c.turn, waiting.c.place))
-        .label("position"),
-    ).subquery()
-    position: int | None = session.execute(
-        select(ranked.c.position).where(ranked.c.id == audit_id)
-    ).scalar_one_or_none()
-    return position
+    at_work: dict[str, int] = {row.submitter: row.workers for row in session.execute(open_attempts)}
+    served = session.execute(select(col(Submitter.name), col(Submitter.served_at))).all()
+    return {
+        name: (at_work.get(name, 0), (SERVED_BEFORE, at.timestamp()) if at else NEVER_SERVED[1])
+        for name, at in served
+    }
 
 
 def claimable(*columns: Any) -> Select[Any]:
     """Steps that a worker may take, with their audits, in the order in which they are to be taken."""
-    twin = aliased(Step)
-    twin_is_running = exists().where(col(twin.key) == col(Step.key), col(twin.status) == StepStatus.RUNNING)
     return (
         select(*columns)
         .select_from(Step)
         .join(Audit, col(Audit.id) == col(Step.audit_id))
         .where(
-            col(Step.ready_at) <= database_now(),
+            *_is_free(),
             col(Audit.status).in_([AuditStatus.QUEUED, AuditStatus.RUNNING]),
-            or_(col(Audit.expires_at).is_(None), col(Audit.expires_at) > database_now()),
-            ~twin_is_running,
+            _is_in_time(),
         )
         .order_by(
             col(Audit.priority).desc(),
@@ -138,6 +167,17 @@ def claimable(*columns: Any) -> Select[Any]:
             col(Step.position),
         )
     )
+
+
+def _is_free() -> tuple[Any, ...]:
+    """That a step may be taken, as far as it depends on steps."""
+    twin = aliased(Step)
+    twin_is_running = exists().where(col(twin.key) == col(Step.key), col(twin.status) == StepStatus.RUNNING)
+    return (col(Step.ready_at) <= database_now(), ~twin_is_running)
+
+
+def _is_in_time() -> Any:
+    return or_(col(Audit.expires_at).is_(None), col(Audit.expires_at) > database_now())
 
 
 def _order_of_submitters() -> tuple[Any, ...]:

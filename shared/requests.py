@@ -1,4 +1,4 @@
-"""What `POST /audits` takes."""
+"""What `POST /audits` and `POST /audits/{id}/retry` take."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from shared.recipes import Freeze, Recipe, Strict
 
 MAX_EDITS = 10_000
 MAX_TRIALS = 500
+LONGEST_DEADLINE_SECONDS = 90 * 86400
 LABEL_KEY = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$"
 
 
@@ -104,6 +105,23 @@ class GateRule(Strict):
         )
 
 
+class Deadlines(Strict):
+    """How long an audit may take before it is given up; what is left out is the operator's default."""
+
+    queue_seconds: int | None = Field(
+        None,
+        ge=1,
+        le=LONGEST_DEADLINE_SECONDS,
+        description="Seconds from its submission to its first worker; then it ends as `expired`.",
+    )
+    run_seconds: int | None = Field(
+        None,
+        ge=1,
+        le=LONGEST_DEADLINE_SECONDS,
+        description="Seconds from its first worker to its end; then it ends as `expired`.",
+    )
+
+
 DEFAULT_GATE = (
     GateRule(metric="retention", at_least=0.8),
     GateRule(metric="excess_decay", at_most=0.1),
@@ -128,7 +146,10 @@ class AuditRequest(Strict):
     labels: dict[Annotated[str, Field(pattern=LABEL_KEY)], Annotated[str, Field(max_length=255)]] = Field(
         default_factory=dict, max_length=32
     )
-    priority: int = Field(0, ge=-100, le=100)
+    priority: int = Field(
+        0, ge=-100, le=100, description="Audits of higher priority are taken first; submitters take turns."
+    )
+    deadlines: Deadlines = Deadlines()
 
     @model_validator(mode="after")
     def _edits_agree(self) -> Self:
@@ -186,3 +207,14 @@ class AuditRequest(Strict):
             for recipe in self.recipes
             for freeze in recipe.freeze
         ]
+
+
+class RetryRequest(Strict):
+    """How an audit that has ended is done again: by default with what it computed."""
+
+    start: Literal["checkpoint", "scratch"] = Field(
+        "checkpoint",
+        alias="from",
+        description="`checkpoint`: steps that succeeded, and fine-tunings that were interrupted, are taken "
+        "over from earlier audits. `scratch`: nothing is.",
+    )

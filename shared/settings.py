@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+STOP_MARGIN_SECONDS = 10.0  # for the last writes
 
 
 class Settings(BaseSettings):
@@ -59,11 +61,36 @@ class Settings(BaseSettings):
     run_deadline_seconds: int = Field(
         7 * 86400, gt=0, description="Time to run of audits that do not set their own."
     )
+    checkpoint_retention_days: float = Field(
+        7.0, ge=0, description="How long checkpoints are kept for retries once their audit has ended."
+    )
 
     @field_validator("data_directory", mode="after")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().resolve()
+
+    @model_validator(mode="after")
+    def _times_agree(self) -> Self:
+        if self.heartbeat_seconds > self.lease_seconds / 2:
+            raise ValueError(
+                "HOLDFAST_HEARTBEAT_SECONDS must be at most half of HOLDFAST_LEASE_SECONDS"
+                f" (it is {self.heartbeat_seconds:g}, the lease {self.lease_seconds:g}): a worker that misses"
+                " one heartbeat must not lose its lease"
+            )
+        least = self.heartbeat_seconds + self.cancel_grace_seconds
+        if self.cancel_deadline_seconds <= least:
+            raise ValueError(
+                "HOLDFAST_CANCEL_DEADLINE_SECONDS must be more than HOLDFAST_HEARTBEAT_SECONDS and"
+                f" HOLDFAST_CANCEL_GRACE_SECONDS together (it is {self.cancel_deadline_seconds:g}, they are"
+                f" {least:g}): workers must have the time to carry a cancel out"
+            )
+        return self
+
+    @property
+    def stop_seconds(self) -> float:
+        """How long a worker that is stopped can take: its step handed over, or its child ended by force."""
+        return self.handover_seconds + self.cancel_grace_seconds + STOP_MARGIN_SECONDS
 
     @property
     def resolved_database_url(self) -> str:

@@ -18,7 +18,7 @@ class View(BaseModel):
 
 
 class StepView(View):
-    """One stage of an audit. `progress` is a share, `seconds_left` an estimate while it runs."""
+    """One stage of an audit. `progress` is a share, `seconds_left` an estimate until it has ended."""
 
     id: str
     kind: StepKind
@@ -36,14 +36,35 @@ class StepView(View):
 
 
 class AttemptView(View):
-    """One worker's spell on the audit."""
+    """One worker's spell on the audit; several can be open at once, each at another step."""
 
     number: int
     worker: str
+    step_id: str | None  # the step that it is at now
+    step: str | None  # that step's title
     started_at: datetime
     ended_at: datetime | None
     cause: Cause | None
     error: str | None
+
+
+class PhaseView(View):
+    """A status that the audit was in. `cause` and `error` say why it came to it, where there is a reason."""
+
+    status: AuditStatus
+    entered_at: datetime
+    left_at: datetime | None
+    cause: Cause | None
+    error: str | None
+
+
+class DeadlinesView(View):
+    """When the audit will be given up: `expires_at` is the end of its time to queue until a worker has
+    taken it, then the end of its time to run, and None once it has ended.
+    """
+
+    expires_at: datetime | None
+    run_seconds: int | None
 
 
 class AuditSummary(View):
@@ -63,19 +84,28 @@ class AuditSummary(View):
 
 
 class AuditView(AuditSummary):
-    """An audit with its steps and attempts."""
+    """An audit with its steps, attempts and phases.
+
+    `seconds_left` estimates the work left, by the workers at it now or by one; `starts_in_seconds` the
+    wait until a worker takes a queued audit. Either is None where it cannot be told.
+    """
 
     model_revision: str | None
     edit_set_id: str
     edit_set_hash: str
     cause: Cause | None
     error: str | None
+    retry_of: str | None
+    from_scratch: bool
     progress: float
     seconds_left: float | None
     queue_position: int | None
+    starts_in_seconds: float | None
+    deadlines: DeadlinesView
     steps: list[StepView]
     attempts: list[AttemptView]
-    links: dict[str, str]  # self, events, results, report, cancel
+    phase_history: list[PhaseView]
+    links: dict[str, str]  # self, events, results, report, cancel, retry
 
 
 class AuditPage(View):

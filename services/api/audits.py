@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, Field
@@ -13,14 +13,16 @@ from sqlmodel import Session, col
 
 from services.api import cursors
 from services.api.authentication import Principal
-from services.api.estimates import seconds_left, share_done, total_seconds_left
+from services.api.durations import typical_spell_seconds, typical_step_seconds, workers_at_work
+from services.api.estimates import Estimate, seconds_until_taken
+from services.api.phases import expected_steps, phases, resumed_shares, telling_events
 from services.api.problems import AuditEnded, AuditNotFound
 from shared.audit_moves import request_cancel
 from shared.claims import queue_position
 from shared.database import UtcDateTime, database_now, reading, transaction
-from shared.states import AuditStatus, IllegalTransition, Verdict
+from shared.states import AuditStatus, IllegalTransition, StepStatus, Verdict
 from shared.tables import Attempt, Audit, EditSet, Step
-from shared.views import AttemptView, AuditPage, AuditSummary, AuditView, StepView
+from shared.views import AttemptView, AuditPage, AuditSummary, AuditView, DeadlinesView, StepView
 
 ID = re.compile(r"[0-9a-f]{32}")
 
@@ -61,7 +63,10 @@ DETAIL_COLUMNS: tuple[Any, ...] = (
     col(EditSet.content_hash).label("edit_set_hash"),
     col(Audit.cause),
     col(Audit.error),
+    col(Audit.retry_of),
+    col(Audit.from_scratch),
 )
+DEADLINE_COLUMNS: tuple[Any, ...] = (col(Audit.expires_at), col(Audit.run_seconds))
 
 
 def page(
@@ -91,38 +96,64 @@ def page(
 
 
 def view(engine: Engine, principal: Principal, audit_id: str) -> AuditView:
-    """An audit with its steps, attempts, place in the queue and estimated time left.
+    """An audit with its steps, attempts, phases, place in the queue and estimated time left.
 
     Raises:
         AuditNotFound: there is none of that id that the principal may see.
     """
     with reading(engine) as session:
-        audit = _find(session, principal, audit_id, *DETAIL_COLUMNS)
-        steps = list(
-            session.execute(
-                select(Step).where(col(Step.audit_id) == audit_id).order_by(col(Step.position))
-            ).scalars()
-        )
+        audit = _find(session, principal, audit_id, *DETAIL_COLUMNS, *DEADLINE_COLUMNS)
+        steps = session.execute(
+            select(Step).where(col(Step.audit_id) == audit_id).order_by(col(Step.position))
+        ).scalars()
         attempts = session.execute(
             select(Attempt).where(col(Attempt.audit_id) == audit_id).order_by(col(Attempt.number))
         ).scalars()
-        now: datetime = session.execute(select(database_now())).scalar_one()
-        left = seconds_left(steps, now)
-        waiting = audit.status in {AuditStatus.QUEUED, AuditStatus.RUNNING}
-        return AuditView(
-            **audit._asdict(),
-            progress=share_done(steps),
-            seconds_left=total_seconds_left(left) if waiting else None,
-            queue_position=queue_position(session, audit_id),
-            steps=[_step_view(step, left[step.id]) for step in steps],
-            attempts=[AttemptView.model_validate(attempt, from_attributes=True) for attempt in attempts],
-            links=links(audit_id),
-        )
+        return _view(session, audit, steps.all(), attempts.all())
 
 
-def find(session: Session, principal: Principal, audit_id: str) -> Row[Any]:
-    """The id, status and error of an audit that the principal may see; raises AuditNotFound."""
-    return _find(session, principal, audit_id, col(Audit.id), col(Audit.status), col(Audit.error))
+def _view(session: Session, audit: Row[Any], steps: Sequence[Step], attempts: Sequence[Attempt]) -> AuditView:
+    events = telling_events(session, audit.id)
+    waiting = audit.status in {AuditStatus.QUEUED, AuditStatus.RUNNING}
+    estimate = Estimate(
+        steps,
+        now=session.execute(select(database_now())).scalar_one(),
+        history=typical_step_seconds(session, audit.model, audit.priority) if waiting else {},
+        expected=expected_steps(events),
+        resumed=resumed_shares(events),
+    )
+    at_work = sum(attempt.ended_at is None for attempt in attempts)
+    position = queue_position(session, audit.id) if audit.status is AuditStatus.QUEUED else None
+    return AuditView(
+        **{name: getattr(audit, name) for name in audit._fields if name in AuditView.model_fields},
+        progress=estimate.share_done(),
+        seconds_left=estimate.total_seconds_left(at_work) if waiting else None,
+        queue_position=position,
+        starts_in_seconds=_starts_in(session, audit.priority, position),
+        deadlines=DeadlinesView(
+            expires_at=None if audit.status.is_terminal else audit.expires_at, run_seconds=audit.run_seconds
+        ),
+        steps=[_step_view(step, estimate) for step in steps],
+        attempts=[_attempt_view(attempt, steps) for attempt in attempts],
+        phase_history=phases(events),
+        links=links(audit.id),
+    )
+
+
+def _starts_in(session: Session, priority: int, position: int | None) -> float | None:
+    if position is None or (workers := workers_at_work(session)) == 0:
+        return None
+    return seconds_until_taken(position, workers, typical_spell_seconds(session, priority))
+
+
+def find(session: Session, principal: Principal, audit_id: str, *further: Any) -> Row[Any]:
+    """The id, status, error and `further` columns of an audit and its edit set.
+
+    Raises:
+        AuditNotFound: there is none of that id that the principal may see.
+    """
+    columns = (col(Audit.id), col(Audit.status), col(Audit.error), *further)
+    return _find(session, principal, audit_id, *columns)
 
 
 def cancel(engine: Engine, principal: Principal, audit_id: str) -> None:
@@ -143,7 +174,7 @@ def cancel(engine: Engine, principal: Principal, audit_id: str) -> None:
 def links(audit_id: str) -> dict[str, str]:
     """Where to go on from an audit."""
     here = f"/audits/{audit_id}"
-    parts = ("events", "results", "report", "cancel")
+    parts = ("events", "results", "report", "cancel", "retry")
     return {"self": here, **{part: f"{here}/{part}" for part in parts}}
 
 
@@ -161,9 +192,22 @@ def _visible(query: Select[Any], principal: Principal) -> Select[Any]:
     return query if principal.sees_all else query.where(col(Audit.submitter) == principal.submitter)
 
 
-def _step_view(step: Step, left: float | None) -> StepView:
+def _step_view(step: Step, estimate: Estimate) -> StepView:
     return StepView(
         **step.model_dump(include=set(StepView.model_fields)),
-        seconds_left=None if step.status.is_terminal else left,
+        seconds_left=None if step.status.is_terminal else estimate.seconds_left(step),
         reused=step.source_step_id not in {None, step.id},
     )
+
+
+def _attempt_view(attempt: Attempt, steps: Sequence[Step]) -> AttemptView:
+    at_hand = next((step for step in steps if _is_held(step, attempt)), None)
+    return AttemptView(
+        **attempt.model_dump(include=set(AttemptView.model_fields)),
+        step_id=at_hand.id if at_hand else None,
+        step=at_hand.title if at_hand else None,
+    )
+
+
+def _is_held(step: Step, attempt: Attempt) -> bool:
+    return step.status is StepStatus.RUNNING and step.lease_token == attempt.lease_token

@@ -19,14 +19,23 @@ MAX_DEPTH = 32
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
+async def read_json(request: Request, max_bytes: int) -> bytes:
+    """The body as it was sent, which must be declared as JSON.
+
+    Raises:
+        UnsupportedMediaType: it is not.
+        BodyTooLarge: see `read_bounded`.
+    """
+    require_json(request)
+    return await read_bounded(request, max_bytes)
+
+
 async def read_bounded(request: Request, max_bytes: int) -> bytes:
     """The body as it was sent, never holding more than `max_bytes` of it.
 
     Raises:
-        UnsupportedMediaType: it is not declared as JSON.
         BodyTooLarge: it is longer, whether it says so beforehand or not.
     """
-    _require_json(request.headers.get("content-type", ""))
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > max_bytes:
         raise BodyTooLarge(max_bytes)
@@ -36,6 +45,15 @@ async def read_bounded(request: Request, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise BodyTooLarge(max_bytes)
     return bytes(body)
+
+
+def require_json(request: Request) -> None:
+    """Raise `UnsupportedMediaType` unless the body is declared as JSON in UTF-8."""
+    header = email.message.Message()
+    header["content-type"] = request.headers.get("content-type", "")
+    charset = str(header.get_param("charset", "utf-8")).lower()
+    if header.get_content_type() != "application/json" or charset not in {"utf-8", "utf8"}:
+        raise UnsupportedMediaType
 
 
 def parse_json(body: bytes) -> Any:
@@ -65,14 +83,6 @@ def parse_json(body: bytes) -> Any:
     if "\\u" in text:  # nothing else in valid UTF-8 and JSON can stand for what no database stores
         _check_text(value)
     return value
-
-
-def _require_json(content_type: str) -> None:
-    header = email.message.Message()
-    header["content-type"] = content_type
-    charset = str(header.get_param("charset", "utf-8")).lower()
-    if header.get_content_type() != "application/json" or charset not in {"utf-8", "utf8"}:
-        raise UnsupportedMediaType
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

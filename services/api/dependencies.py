@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import anyio
 from fastapi import Depends, Header, Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import Engine
 
 from services.api.authentication import Principal, authenticate
-from services.api.bodies import parse_json, read_bounded
+from services.api.bodies import parse_json, read_bounded, read_json, require_json
 from services.api.problems import InvalidRequest
 from services.api.relay import Relay
 from services.api.submissions import ModelInspector
 from services.api.validation import body_faults
 from shared.artifacts import ArtifactStore
-from shared.requests import AuditRequest
+from shared.requests import AuditRequest, RetryRequest
 from shared.settings import Settings
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ Submitter = Annotated[Principal, Depends(submitter)]
 
 async def json_body(request: Request, parts: PartsDep, _: Submitter) -> bytes:
     """The body, once it is known who sends it."""
-    return await read_bounded(request, parts.settings.max_body_bytes)
+    return await read_json(request, parts.settings.max_body_bytes)
 
 
 def audit_request(body: Annotated[bytes, Depends(json_body)]) -> AuditRequest:
@@ -67,11 +69,31 @@ def audit_request(body: Annotated[bytes, Depends(json_body)]) -> AuditRequest:
     Raises:
         MalformedBody, InvalidRequest: it is not.
     """
-    value = parse_json(body)
-    try:
-        return AuditRequest.model_validate(value)
-    except ValidationError as error:
-        raise InvalidRequest(body_faults(error, value)) from None
+    return _checked(AuditRequest, body)
 
 
 CheckedRequest = Annotated[AuditRequest, Depends(audit_request)]
+
+
+async def retry_request(request: Request, parts: PartsDep, _: Submitter) -> RetryRequest:
+    """The body as a wish for a retry; none at all wishes for the default.
+
+    Raises:
+        UnsupportedMediaType, BodyTooLarge, MalformedBody, InvalidRequest: it is something else.
+    """
+    body = await read_bounded(request, parts.settings.max_body_bytes)
+    if not body:
+        return RetryRequest()
+    require_json(request)
+    return _checked(RetryRequest, body)
+
+
+CheckedRetry = Annotated[RetryRequest, Depends(retry_request)]
+
+
+def _checked(kind: type[RequestT], body: bytes) -> RequestT:
+    value = parse_json(body)
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise InvalidRequest(body_faults(error, value)) from None

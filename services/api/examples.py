@@ -56,6 +56,7 @@ AUDIT_REQUESTS: dict[str, Any] = {
     "matrix": {"summary": "Editors × paraphrases × freezing × seeds", "value": MATRIX_REQUEST},
 }
 AUDIT_ID = "5f0c3a9be1d84c7f8a1e6b2d9c04f7a3"
+LINKS = ("events", "results", "report", "cancel", "retry")
 AUDIT_VIEW: dict[str, Any] = {
     "id": AUDIT_ID,
     "status": "queued",
@@ -73,9 +74,13 @@ AUDIT_VIEW: dict[str, Any] = {
     "edit_set_hash": "9c56cc51b374c3ba189210d5b6d4bf57790d351c96c47c02190ecf1e430635ab",
     "cause": None,
     "error": None,
+    "retry_of": None,
+    "from_scratch": False,
     "progress": 0.0,
-    "seconds_left": None,
+    "seconds_left": 210.0,
     "queue_position": 1,
+    "starts_in_seconds": 45.0,
+    "deadlines": {"expires_at": "2026-01-22T09:30:00Z", "run_seconds": 604800},
     "steps": [
         {
             "id": "d41d8cd98f004b2e800998ecf8427e1f",
@@ -94,8 +99,17 @@ AUDIT_VIEW: dict[str, Any] = {
         }
     ],
     "attempts": [],
+    "phase_history": [
+        {
+            "status": "queued",
+            "entered_at": "2026-01-15T09:30:00Z",
+            "left_at": None,
+            "cause": None,
+            "error": None,
+        }
+    ],
     "links": {
         "self": f"/audits/{AUDIT_ID}",
-        **{part: f"/audits/{AUDIT_ID}/{part}" for part in ("events", "results", "report", "cancel")},
+        **{part: f"/audits/{AUDIT_ID}/{part}" for part in LINKS},
     },
 }

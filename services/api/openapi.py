@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from shared.requests import AuditRequest
+from shared.requests import AuditRequest, RetryRequest
 from shared.views import Problem
 
 DESCRIPTION = (
@@ -22,7 +22,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         found = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
         _, own = models_json_schema(
-            [(AuditRequest, "validation"), (Problem, "serialization")],
+            [(AuditRequest, "validation"), (RetryRequest, "validation"), (Problem, "serialization")],
             ref_template="#/components/schemas/{model}",
         )
         schemas = found["components"]["schemas"]

@@ -52,6 +52,15 @@ class AuditEnded(ProblemError):
         super().__init__(f"Audit '{audit_id}' is {audit_status} and cannot be cancelled any more.")
 
 
+class AuditNotEnded(ProblemError):
+    """The audit is still waiting or running; only one that has ended can be done again."""
+
+    name, title, status = "audit-not-ended", "Audit has not ended", 409
+
+    def __init__(self, audit_id: str, audit_status: AuditStatus) -> None:
+        super().__init__(f"Audit '{audit_id}' is {audit_status}; it can be retried when it has ended.")
+
+
 class ReportNotReady(ProblemError):
     """The audit has no report yet: it is still waiting or running."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Engine, insert, select
@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col
 
 from services.api.authentication import Principal
+from services.api.expected_steps import expected_steps
 from services.api.problems import IdempotencyKeyReused, InvalidRequest, ModelUnusable, TrainingDataUnusable
 from services.api.validation import pointer
 from shared.database import database_now, reading, transaction
@@ -38,12 +39,36 @@ def inspect(reference: str, settings: Settings) -> InspectedModel:
 
 
 @dataclass(frozen=True)
+class Retry:
+    """The earlier audit that is done again.
+
+    model: what it named, at the revision that it was pinned to. from_scratch: nothing is taken over.
+    """
+
+    of: str
+    model: str
+    from_scratch: bool
+
+
+@dataclass(frozen=True)
 class Submission:
     """A request as it will be written: by whom, under which key, and its hashes."""
 
     request: AuditRequest
     principal: Principal
     idempotency_key: str | None
+    retry: Retry | None = None
+
+    @property
+    def hash(self) -> str:
+        """The same for the same request, also where a later version knows more settings by default."""
+        request = self.request.model_dump(mode="json", exclude_defaults=True)
+        return canonical_hash([request, asdict(self.retry)] if self.retry else request)
+
+    @property
+    def model_to_inspect(self) -> str:
+        """The model, at the revision that the audit done again was pinned to."""
+        return self.retry.model if self.retry else self.request.model
 
     @property
     def edits(self) -> list[dict[str, Any]]:
@@ -66,19 +91,19 @@ def submit(
         ModelUnusable, TrainingDataUnusable, InvalidRequest: it could not be worked on.
         IdempotencyKeyReused: the key belongs to another request.
     """
-    edits, rest = submission.edits, submission.rest
-    request_hash = canonical_hash([rest, edits])
+    request_hash = submission.hash
     if (earlier := _earlier(engine, submission, request_hash)) is not None:
         return earlier
-    model = _check_model(submission.request, settings, inspector)
+    model = _check_model(submission, settings, inspector)
     _check_training_data(submission.request, settings)
+    audit = _new_audit(submission, request_hash, model, settings)
     for _ in range(WRITE_ATTEMPTS - 1):
         try:
-            return _write(engine, submission, request_hash, edits, rest, model)
+            return _write(engine, submission, audit)
         except IntegrityError:  # the same edits or the same key were written at the same moment
             if (earlier := _earlier(engine, submission, request_hash)) is not None:
                 return earlier
-    return _write(engine, submission, request_hash, edits, rest, model)
+    return _write(engine, submission, audit)
 
 
 def canonical_hash(value: Any) -> str:
@@ -106,9 +131,10 @@ def _earlier(engine: Engine, submission: Submission, request_hash: str) -> str |
     return str(audit_id)
 
 
-def _check_model(request: AuditRequest, settings: Settings, inspector: ModelInspector) -> InspectedModel:
+def _check_model(submission: Submission, settings: Settings, inspector: ModelInspector) -> InspectedModel:
+    request = submission.request
     try:
-        model = inspector(request.model, settings)
+        model = inspector(submission.model_to_inspect, settings)
     except ModelNotUsable as error:
         raise ModelUnusable(request.model, error.reason) from None
     if model.block_count is not None:
@@ -140,34 +166,36 @@ def _check_training_data(request: AuditRequest, settings: Settings) -> None:
         raise TrainingDataUnusable(faults)
 
 
-def _write(
-    engine: Engine,
-    submission: Submission,
-    request_hash: str,
-    edits: list[dict[str, Any]],
-    rest: dict[str, Any],
-    model: InspectedModel,
-) -> str:
+def _new_audit(
+    submission: Submission, request_hash: str, model: InspectedModel, settings: Settings
+) -> dict[str, Any]:
+    """The columns of the audit's row but for its id and its edit set."""
+    request, retry = submission.request, submission.retry
+    queue_seconds = request.deadlines.queue_seconds or settings.queue_deadline_seconds
+    return {
+        "submitter": submission.principal.submitter,
+        "idempotency_key": submission.idempotency_key,
+        "request_hash": request_hash,
+        "request": submission.rest,
+        "model_reference": request.model,
+        "model_revision": model.revision,
+        "labels": request.labels,
+        "priority": request.priority,
+        "status": AuditStatus.QUEUED,
+        "event_count": 0,
+        "run_seconds": request.deadlines.run_seconds or settings.run_deadline_seconds,
+        "from_scratch": retry is not None and retry.from_scratch,
+        "retry_of": retry.of if retry else None,
+        "created_at": database_now(),
+        "expires_at": database_now(queue_seconds),
+    }
+
+
+def _write(engine: Engine, submission: Submission, audit: dict[str, Any]) -> str:
     """Edit set, audit, plan step, first event and wake-up in one transaction."""
-    audit_id, request = new_id(), submission.request
+    audit_id, edits = new_id(), submission.edits
     with transaction(engine) as session:
-        session.execute(
-            insert(Audit).values(
-                id=audit_id,
-                submitter=submission.principal.submitter,
-                idempotency_key=submission.idempotency_key,
-                request_hash=request_hash,
-                request=rest,
-                edit_set_id=_edit_set(session, edits),
-                model_reference=request.model,
-                model_revision=model.revision,
-                labels=request.labels,
-                priority=request.priority,
-                status=AuditStatus.QUEUED,
-                event_count=0,
-                created_at=database_now(),
-            )
-        )
+        session.execute(insert(Audit).values(**audit, id=audit_id, edit_set_id=_edit_set(session, edits)))
         session.execute(
             insert(Step).values(
                 id=new_id(),
@@ -184,7 +212,16 @@ def _write(
                 progress=0.0,
             )
         )
-        append_event(session, audit_id, "audit.submitted", model=request.model, edits=len(edits))
+        told = {"retry_of": submission.retry.of} if submission.retry else {}
+        append_event(
+            session,
+            audit_id,
+            "audit.submitted",
+            model=submission.request.model,
+            edits=len(edits),
+            steps=expected_steps(submission.request),
+            **told,
+        )
         request_wake_up(session, audit_id)
     return audit_id
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import typer
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.text import Text
 
@@ -44,9 +45,16 @@ def reported_errors() -> Iterator[StopSignals]:
         if error.title != Settings.__name__:
             raise
         for field in error.errors():
-            name = "_".join(("HOLDFAST", *map(str, field["loc"]))).upper()
-            messages.print(Text(f"Error: {name}: {field['msg']}", style="bold red"), soft_wrap=True)
+            messages.print(Text(f"Error: {_fault(field)}", style="bold red"), soft_wrap=True)
         raise typer.Exit(ERROR_STATUS) from None
+
+
+def _fault(field: ErrorDetails) -> str:
+    """What is wrong with a setting; a rule over several names them itself."""
+    if not field["loc"]:
+        return field["msg"].removeprefix("Value error, ")
+    name = "_".join(("HOLDFAST", *map(str, field["loc"]))).upper()
+    return f"{name}: {field['msg']}"
 
 
 def print_error(console: Console, error: HoldfastError) -> None:

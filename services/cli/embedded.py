@@ -30,7 +30,6 @@ from shared.settings import Settings
 LOCK_FILE = "service.lock"
 READY_SECONDS = 60.0
 READY_EVERY_SECONDS = 0.1
-GRACE_BEYOND_CANCEL_SECONDS = 10.0  # the worker first gives its child the grace of a cancel
 GATEWAY_DRAIN_SECONDS = 5
 BACKLOG = 128
 
@@ -129,7 +128,7 @@ class EmbeddedService:
         self._processes = Processes(
             self._directory,
             environment,
-            grace_seconds=Settings().cancel_grace_seconds + GRACE_BEYOND_CANCEL_SECONDS,
+            grace_seconds=Settings().stop_seconds,
             held_fds=(lock.fileno(),),
         )
         fd = listener.fileno()

@@ -8,94 +8,14 @@ import pytest
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from services.api.estimates import seconds_left, share_done, total_seconds_left
-from shared.leases import claim_audit
-from shared.states import AuditStatus, StepKind, StepStatus
-from shared.tables import Step
-from tests.support.audits import add_audit, add_step
+from shared.database import transaction
+from shared.leases import fenced
+from shared.recovery import expire_overdue, hand_over, lose
+from shared.states import AuditStatus, Cause, StepKind, StepStatus
+from shared.tables import Attempt, Audit, Step
+from tests.support.audits import add_audit, add_step, add_work, claimed, end_step, go_on
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
-
-
-def step(
-    kind: StepKind,
-    status: StepStatus,
-    *,
-    began: float = 0.0,
-    took: float | None = None,
-    progress: float = 0.0,
-    source: str | None = None,
-) -> Step:
-    """A step that began so many seconds ago and, where it has ended, took so many."""
-    started_at = None if status is StepStatus.PENDING else NOW - timedelta(seconds=began)
-    finished_at = None if took is None or started_at is None else started_at + timedelta(seconds=took)
-    return Step(
-        audit_id="a",
-        position=0,
-        kind=kind,
-        title=kind,
-        key="k",
-        status=status,
-        progress=progress,
-        source_step_id=source,
-        started_at=started_at,
-        finished_at=finished_at,
-    )
-
-
-def test_running_step_takes_what_its_progress_promises() -> None:
-    running = step(StepKind.TUNE, StepStatus.RUNNING, began=30, progress=0.25)
-    assert seconds_left([running], NOW) == {running.id: pytest.approx(90)}
-
-
-def test_waiting_step_takes_as_long_as_finished_ones_of_its_kind() -> None:
-    done = [
-        step(StepKind.TUNE, StepStatus.SUCCEEDED, began=100, took=10),
-        step(StepKind.TUNE, StepStatus.SUCCEEDED, began=50, took=30),
-        step(StepKind.EDIT, StepStatus.SUCCEEDED, began=200, took=90),
-    ]
-    waiting = step(StepKind.TUNE, StepStatus.PENDING)
-    assert seconds_left([*done, waiting], NOW)[waiting.id] == pytest.approx(20)
-
-
-def test_reused_steps_say_nothing_of_how_long_one_takes() -> None:
-    reused = step(StepKind.TUNE, StepStatus.SUCCEEDED, took=0.0, source="another")
-    waiting = step(StepKind.TUNE, StepStatus.PENDING)
-    assert seconds_left([reused, waiting], NOW)[waiting.id] is None
-
-
-def test_waiting_step_takes_as_long_as_the_first_of_its_kind_will() -> None:
-    running = step(StepKind.TUNE, StepStatus.RUNNING, began=10, progress=0.5)
-    waiting = step(StepKind.TUNE, StepStatus.PENDING)
-    assert seconds_left([running, waiting], NOW)[waiting.id] == pytest.approx(20)
-
-
-def test_step_that_has_just_begun_takes_what_its_kind_took_before() -> None:
-    done = step(StepKind.TUNE, StepStatus.SUCCEEDED, began=100, took=40)
-    running = step(StepKind.TUNE, StepStatus.RUNNING, began=10, progress=0.0)
-    assert seconds_left([done, running], NOW)[running.id] == pytest.approx(30)
-
-
-def test_audit_takes_the_sum_of_its_steps() -> None:
-    running = step(StepKind.TUNE, StepStatus.RUNNING, began=10, progress=0.5)
-    waiting = step(StepKind.TUNE, StepStatus.PENDING)
-    assert total_seconds_left(seconds_left([running, waiting], NOW)) == pytest.approx(30)
-
-
-def test_audit_with_a_step_that_cannot_be_told_promises_nothing() -> None:
-    running = step(StepKind.TUNE, StepStatus.RUNNING, began=10, progress=0.5)
-    waiting = step(StepKind.ANALYSE, StepStatus.PENDING)
-    assert total_seconds_left(seconds_left([running, waiting], NOW)) is None
-
-
-def test_share_done_counts_every_step_alike() -> None:
-    steps = [
-        step(StepKind.PLAN, StepStatus.SUCCEEDED),
-        step(StepKind.TUNE, StepStatus.RUNNING, progress=0.5),
-        step(StepKind.TUNE, StepStatus.PENDING),
-        step(StepKind.ANALYSE, StepStatus.CANCELLED),
-    ]
-    assert share_done(steps) == pytest.approx(1.5 / 4)
 
 
 def test_steps_are_shown_in_order_with_their_progress(client: TestClient, engine: Engine) -> None:
@@ -126,37 +46,137 @@ def test_step_that_stands_for_an_earlier_one_is_marked_as_reused(client: TestCli
 
 
 def test_queue_position_counts_who_is_claimed_before(client: TestClient, engine: Engine) -> None:
-    later = add_audit(engine, created_at=NOW + timedelta(seconds=1))
-    earlier = add_audit(engine, created_at=NOW)
-    urgent = add_audit(engine, created_at=NOW + timedelta(seconds=2), priority=1)
+    later, _ = add_work(engine, created_at=NOW + timedelta(seconds=1))
+    earlier, _ = add_work(engine, created_at=NOW)
+    urgent, _ = add_work(engine, created_at=NOW + timedelta(seconds=2), priority=1)
     order = [urgent, earlier, later]
     assert [client.get(f"/audits/{audit_id}").json()["queue_position"] for audit_id in order] == [1, 2, 3]
-    lease = claim_audit(engine, "worker-1", 60)
-    assert lease is not None
-    assert lease.audit_id == urgent
+    assert claimed(engine).audit_id == urgent
 
 
 def test_claimed_audit_shows_its_attempt_and_no_place_in_the_queue(
     client: TestClient, engine: Engine
 ) -> None:
-    audit_id = add_audit(engine)
-    claim_audit(engine, "worker-1", 60)
+    audit_id, _ = add_work(engine)
+    claimed(engine)
     audit = client.get(f"/audits/{audit_id}").json()
     assert (audit["status"], audit["queue_position"]) == ("running", None)
     assert [(attempt["number"], attempt["worker"]) for attempt in audit["attempts"]] == [(1, "worker-1")]
 
 
-def test_attempts_do_not_give_their_lease_tokens_away(client: TestClient, engine: Engine) -> None:
+def test_attempts_at_once_show_the_step_that_each_is_at(client: TestClient, engine: Engine) -> None:
     audit_id = add_audit(engine)
-    lease = claim_audit(engine, "worker-1", 60)
-    assert lease is not None
-    assert lease.token not in client.get(f"/audits/{audit_id}").text
+    steps = [add_step(engine, audit_id, position, kind=StepKind.TUNE) for position in range(3)]
+    for worker in ("worker-1", "worker-2"):
+        claimed(engine, worker)
+    attempts = client.get(f"/audits/{audit_id}").json()["attempts"]
+    assert [(attempt["worker"], attempt["step_id"], attempt["step"]) for attempt in attempts] == [
+        ("worker-1", steps[0], "tune 0"),
+        ("worker-2", steps[1], "tune 1"),
+    ]
+
+
+def test_attempt_that_has_ended_is_at_no_step(client: TestClient, engine: Engine) -> None:
+    audit_id, _ = add_work(engine)
+    lease = claimed(engine)
+    with fenced(engine, lease) as session:
+        hand_over(session, lease, "its worker was stopped")
+    (attempt,) = client.get(f"/audits/{audit_id}").json()["attempts"]
+    assert (attempt["step_id"], attempt["step"]) == (None, None)
+    assert attempt["ended_at"] is not None
+
+
+def test_attempts_do_not_give_their_lease_tokens_away(client: TestClient, engine: Engine) -> None:
+    audit_id, _ = add_work(engine)
+    assert claimed(engine).token not in client.get(f"/audits/{audit_id}").text
+
+
+def test_phases_tell_when_the_audit_was_in_each_status_and_why(client: TestClient, engine: Engine) -> None:
+    audit_id, _ = add_work(engine)
+    lease = claimed(engine)
+    with fenced(engine, lease) as session:
+        lose(session, lease, max_deaths=3, cause=Cause.INFRASTRUCTURE, error="out of memory")
+    claimed(engine)
+    phases = client.get(f"/audits/{audit_id}").json()["phase_history"]
+    assert [(phase["status"], phase["cause"], phase["error"]) for phase in phases] == [
+        ("queued", None, None),
+        ("running", None, None),
+        ("queued", "infrastructure", "out of memory"),
+        ("running", None, None),
+    ]
+    entered = [phase["entered_at"] for phase in phases]
+    assert entered == sorted(entered)
+    assert [phase["left_at"] for phase in phases] == [*entered[1:], None]
+
+
+def test_last_phase_has_the_reason_of_the_end(client: TestClient, engine: Engine) -> None:
+    audit_id, _ = add_work(engine, expires_at=NOW)
+    expire_overdue(engine)
+    last = client.get(f"/audits/{audit_id}").json()["phase_history"][-1]
+    assert (last["status"], last["cause"]) == ("expired", "timeout")
+    assert last["error"] == "no worker took it within its time to queue"
+
+
+def test_deadline_is_that_of_queueing_and_then_that_of_running(client: TestClient, engine: Engine) -> None:
+    audit_id, _ = add_work(engine, expires_at=datetime.now(UTC) + timedelta(hours=1), run_seconds=60)
+    queueing = client.get(f"/audits/{audit_id}").json()["deadlines"]
+    claimed(engine)
+    running = client.get(f"/audits/{audit_id}").json()["deadlines"]
+    assert datetime.fromisoformat(running["expires_at"]) < datetime.fromisoformat(queueing["expires_at"])
+    assert running["run_seconds"] == 60
+
+
+def test_audit_that_has_ended_has_no_deadline(client: TestClient, engine: Engine) -> None:
+    audit_id = add_audit(engine, status=AuditStatus.SUCCEEDED, expires_at=NOW)
+    assert client.get(f"/audits/{audit_id}").json()["deadlines"]["expires_at"] is None
+
+
+def ended_audit(engine: Engine, *, took: float, **columns: object) -> None:
+    """An audit that succeeded, with one attempt and one step of the kind plan that took so long."""
+    _, step_id = add_work(engine, **columns)
+    lease = claimed(engine)
+    end_step(engine, lease, source_step_id=step_id)
+    go_on(engine, lease)
+    with transaction(engine) as session:
+        step, attempt = session.get_one(Step, step_id), session.get_one(Attempt, lease.attempt_id)
+        audit = session.get_one(Audit, lease.audit_id)
+        assert step.finished_at is not None
+        step.started_at = step.finished_at - timedelta(seconds=took)
+        attempt.ended_at = attempt.started_at + timedelta(seconds=took)
+        audit.status = AuditStatus.SUCCEEDED
+
+
+def test_waiting_audit_takes_what_earlier_audits_of_its_model_took(
+    client: TestClient, engine: Engine
+) -> None:
+    for seconds in (10.0, 20.0):
+        ended_audit(engine, took=seconds)
+    ended_audit(engine, took=1000.0, model_reference="local:another")
+    audit_id, _ = add_work(engine)
+    assert client.get(f"/audits/{audit_id}").json()["seconds_left"] == pytest.approx(15, abs=0.1)
+
+
+def test_waiting_audit_starts_when_the_workers_have_served_those_ahead(
+    client: TestClient, engine: Engine
+) -> None:
+    ended_audit(engine, took=40.0)
+    add_work(engine)
+    claimed(engine)
+    waiting = [add_work(engine)[0] for _ in range(2)]
+    starts = [client.get(f"/audits/{audit_id}").json()["starts_in_seconds"] for audit_id in waiting]
+    assert starts == [pytest.approx(40, abs=0.1), pytest.approx(80, abs=0.1)]
+
+
+def test_nothing_is_promised_where_nothing_is_known(client: TestClient, engine: Engine) -> None:
+    audit_id, _ = add_work(engine)
+    audit = client.get(f"/audits/{audit_id}").json()
+    assert (audit["seconds_left"], audit["starts_in_seconds"]) == (None, None)
 
 
 def test_links_lead_somewhere(client: TestClient, engine: Engine) -> None:
     audit_id = add_audit(engine)
     links = client.get(f"/audits/{audit_id}").json()["links"]
-    found = {name: client.get(link).json() for name, link in links.items() if name != "cancel"}
+    found = {name: client.get(link).json() for name, link in links.items() if name not in {"cancel", "retry"}}
     assert [name for name, answer in found.items() if "type" in answer] == ["report"]
     assert found["report"]["type"] == "/problems/report-not-ready"
 
@@ -175,8 +195,8 @@ def test_cancel_of_a_waiting_audit_ends_it(client: TestClient, engine: Engine) -
 
 
 def test_cancel_of_a_running_audit_is_under_way(client: TestClient, engine: Engine) -> None:
-    audit_id = add_audit(engine)
-    claim_audit(engine, "worker-1", 60)
+    audit_id, _ = add_work(engine)
+    claimed(engine)
     assert client.post(f"/audits/{audit_id}/cancel").json()["status"] == "cancelling"
 
 

@@ -91,7 +91,14 @@ def test_submitters_see_only_their_own_audits_in_the_list(guarded: TestClient, e
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", ""), ("GET", "/events"), ("GET", "/results"), ("GET", "/report"), ("POST", "/cancel")],
+    [
+        ("GET", ""),
+        ("GET", "/events"),
+        ("GET", "/results"),
+        ("GET", "/report"),
+        ("POST", "/cancel"),
+        ("POST", "/retry"),
+    ],
 )
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream, text/csv, text/html"])
 def test_audit_of_another_submitter_is_not_found(

@@ -11,9 +11,9 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from services.api import events
+from shared.audit_moves import move_audit
 from shared.database import transaction
 from shared.events import append_event
-from shared.leases import move_audit
 from shared.states import AuditStatus
 from tests.support.audits import add_audit
 

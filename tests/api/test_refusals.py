@@ -43,6 +43,9 @@ def repeat_edit(**values: Any) -> Change:
 
 REFUSED: dict[str, tuple[Change, str]] = {
     "unknown field": (top(colour="red"), "/colour"),
+    "deadline of no time": (top(deadlines={"queue_seconds": 0}), "/deadlines/queue_seconds"),
+    "deadline of a year": (top(deadlines={"run_seconds": 365 * 86400}), "/deadlines/run_seconds"),
+    "unknown deadline": (top(deadlines={"seconds": 60}), "/deadlines/seconds"),
     "no edits": (top(edits=[]), "/edits"),
     "edits that are no list": (top(edits={"prompt": "x"}), "/edits"),
     "missing subject": (without("subject"), "/edits/0/subject"),

@@ -12,11 +12,10 @@ from sqlalchemy import Engine, update
 from services.api.relay import Relay, broker_sender
 from shared.broker import QUEUE, WAKE_UP_TASK, create_celery
 from shared.database import create_database_engine, database_now, reading, transaction
-from shared.leases import claim_audit
 from shared.settings import Settings
 from shared.states import AuditStatus
 from shared.tables import Attempt, Audit, OutboxMessage, metadata
-from tests.support.audits import add_audit
+from tests.support.audits import add_audit, add_work, claimed
 
 DEADLINE = 30.0
 
@@ -91,7 +90,7 @@ def test_relay_goes_on_after_the_broker_was_away(
 
 
 def test_relay_announces_an_audit_that_nobody_claimed_again(engine: Engine, broker: Broker) -> None:
-    audit_id = add_audit(engine)
+    audit_id, _ = add_work(engine)
     with transaction(engine) as session:
         session.execute(update(OutboxMessage).values(sent_at=database_now(-3600)))
     relay = running(engine, broker, reconcile_seconds=3600 / 4)
@@ -101,8 +100,8 @@ def test_relay_announces_an_audit_that_nobody_claimed_again(engine: Engine, brok
 
 
 def test_relay_returns_the_audit_of_a_lost_worker_to_the_queue(engine: Engine, broker: Broker) -> None:
-    audit_id = add_audit(engine)
-    claim_audit(engine, "worker-1", 60)
+    audit_id, _ = add_work(engine)
+    claimed(engine)
     with transaction(engine) as session:
         session.execute(update(OutboxMessage).values(sent_at=database_now()))
         session.execute(update(Attempt).values(lease_expires_at=database_now(-1)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, func, select
 from sqlmodel import SQLModel, col
 from starlette.testclient import TestClient
@@ -18,6 +19,7 @@ from shared.settings import Settings
 from shared.states import AuditStatus, StepKind, StepStatus
 from shared.tables import Audit, EditSet, Event, OutboxMessage, Step
 from tests.api.conftest import MakeClient
+from tests.support.audits import audit_of
 
 Body = dict[str, Any]
 
@@ -155,6 +157,47 @@ def test_revision_found_at_submission_is_kept(make_client: MakeClient, request_b
     client = make_client(inspector=inspect)
     body = {**request_body, "model": "hf:org/name"}
     assert client.post("/audits", json=body).json()["model_revision"] == "a" * 40
+
+
+@pytest.mark.parametrize(
+    ("asked", "queue_seconds", "run_seconds"),
+    [
+        ({}, 300, 600),
+        ({"queue_seconds": 40, "run_seconds": 50}, 40, 50),
+        ({"run_seconds": 50}, 300, 50),
+    ],
+)
+def test_deadlines_are_the_requests_or_else_the_operators(
+    make_client: MakeClient,
+    engine: Engine,
+    request_body: Body,
+    asked: dict[str, int],
+    queue_seconds: int,
+    run_seconds: int,
+) -> None:
+    client = make_client(queue_deadline_seconds=300, run_deadline_seconds=600)
+    audit = audit_of(engine, client.post("/audits", json={**request_body, "deadlines": asked}).json()["id"])
+    assert audit.expires_at is not None
+    assert (audit.expires_at - audit.created_at).total_seconds() == pytest.approx(queue_seconds, abs=5)
+    assert audit.run_seconds == run_seconds
+
+
+def test_history_begins_with_what_the_audit_will_do(
+    client: TestClient, engine: Engine, request_body: Body
+) -> None:
+    request_body["editors"] = [{"name": "memit"}, {"name": "ft_l", "paraphrases": [0, 1]}]
+    request_body["recipes"][0]["freeze"] = ["none", "edited"]
+    request_body["seeds"] = [0, 1]
+    client.post("/audits", json=request_body)
+    with reading(engine) as session:
+        event = session.execute(select(Event)).scalar_one()
+    tunings_of_edits, tunings_of_the_base = 3 * 2 * 2, (1 + 2) * 2
+    assert event.data["steps"] == {
+        "base": 1,
+        "edit": 3,
+        "tune": tunings_of_edits + tunings_of_the_base,
+        "analyse": 1,
+    }
 
 
 def test_text_in_any_script_is_stored_as_sent(client: TestClient, engine: Engine, request_body: Body) -> None:

@@ -10,12 +10,14 @@ from sse_starlette import EventSourceResponse
 from starlette.responses import JSONResponse
 
 from services.api import audits, events, reports, results
-from services.api.dependencies import CheckedRequest, PartsDep, Submitter
+from services.api.authentication import Principal
+from services.api.dependencies import CheckedRequest, CheckedRetry, Parts, PartsDep, Submitter
 from services.api.examples import AUDIT_REQUESTS, AUDIT_VIEW
 from services.api.negotiation import CSV, EVENT_STREAM, HTML, JSON, choose
 from services.api.problem_responses import problems
 from services.api.problems import (
     AuditEnded,
+    AuditNotEnded,
     AuditNotFound,
     BodyTooLarge,
     IdempotencyKeyReused,
@@ -30,6 +32,7 @@ from services.api.problems import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from services.api.retries import retry
 from services.api.submissions import Submission, submit
 from shared.measurement import Arm, FactKind, Mode, ProbeKind
 from shared.reports import Report
@@ -42,7 +45,19 @@ router = APIRouter(prefix="/audits", tags=["audits"])
 LABEL = rf"{LABEL_KEY.removesuffix('$')}:[^\x00]{{0,255}}$"
 IDEMPOTENCY_KEY = r"^[!-~]{1,255}$"
 EVENTS_AT_ONCE = 1_000
+ACCEPTED: dict[str, Any] = {
+    "description": "Accepted. The audit is durable when this answer is sent.",
+    "headers": {"Location": {"description": "The audit.", "schema": {"type": "string"}}},
+    "content": {JSON: {"example": AUDIT_VIEW}},
+}
 Cursor = Annotated[str | None, Query(max_length=1_000, description="`next_cursor` of the page before.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        pattern=IDEMPOTENCY_KEY,
+        description="With the same key, the same request makes one audit, however often it is sent.",
+    ),
+]
 Accept = Annotated[str | None, Header(include_in_schema=False)]
 
 
@@ -50,11 +65,7 @@ Accept = Annotated[str | None, Header(include_in_schema=False)]
     "",
     status_code=202,
     responses={
-        202: {
-            "description": "Accepted. The audit is durable when this answer is sent.",
-            "headers": {"Location": {"description": "The audit.", "schema": {"type": "string"}}},
-            "content": {JSON: {"example": AUDIT_VIEW}},
-        },
+        202: ACCEPTED,
         **problems(
             MalformedBody,
             Unauthorized,
@@ -80,20 +91,12 @@ def create_audit(
     parts: PartsDep,
     principal: Submitter,
     response: Response,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            pattern=IDEMPOTENCY_KEY,
-            description="With the same key, the same request makes one audit, however often it is sent.",
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> AuditView:
     """Submit an audit."""
     submission = Submission(request, principal, idempotency_key)
     audit_id = submit(parts.engine, parts.settings, submission, parts.inspector)
-    parts.relay.notify()
-    response.headers["Location"] = f"/audits/{audit_id}"
-    return audits.view(parts.engine, principal, audit_id)
+    return _accepted(audit_id, parts, principal, response)
 
 
 @router.get("", responses=problems(Unauthorized, InvalidRequest))
@@ -221,4 +224,50 @@ def get_report(audit_id: str, parts: PartsDep, principal: Submitter, accept: Acc
 def cancel_audit(audit_id: str, parts: PartsDep, principal: Submitter) -> AuditView:
     """Have an audit stopped. It has ended when its status is `cancelled`."""
     audits.cancel(parts.engine, principal, audit_id)
+    return audits.view(parts.engine, principal, audit_id)
+
+
+@router.post(
+    "/{audit_id}/retry",
+    status_code=202,
+    responses={
+        202: ACCEPTED,
+        **problems(
+            MalformedBody,
+            Unauthorized,
+            AuditNotFound,
+            AuditNotEnded,
+            IdempotencyKeyReused,
+            BodyTooLarge,
+            UnsupportedMediaType,
+            InvalidRequest,
+            ModelUnusable,
+            TrainingDataUnusable,
+        ),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": False,
+            "content": {JSON: {"schema": {"$ref": "#/components/schemas/RetryRequest"}}},
+        }
+    },
+)
+def retry_audit(
+    audit_id: str,
+    wanted: CheckedRetry,
+    parts: PartsDep,
+    principal: Submitter,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> AuditView:
+    """Do an audit again that has ended: a new audit of the same request, with the same model revision."""
+    new_id = retry(
+        parts.engine, parts.settings, principal, audit_id, wanted, idempotency_key, parts.inspector
+    )
+    return _accepted(new_id, parts, principal, response)
+
+
+def _accepted(audit_id: str, parts: Parts, principal: Principal, response: Response) -> AuditView:
+    parts.relay.notify()
+    response.headers["Location"] = f"/audits/{audit_id}"
     return audits.view(parts.engine, principal, audit_id)
