@@ -9,25 +9,32 @@ from torch.nn.functional import cross_entropy
 
 from services.worker.language_models.batching import PaddingSide, pad, split_by_tokens
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import GpuMemory
 from services.worker.tuning.objectives import UNSCORED, Example, TokenDataset
 
 TOKENS_PER_BATCH = 4096
 
 
 def held_out_loss(
-    language_model: LanguageModel, dataset: TokenDataset, token_budget: int = TOKENS_PER_BATCH
+    language_model: LanguageModel,
+    dataset: TokenDataset,
+    token_budget: int = TOKENS_PER_BATCH,
+    memory: GpuMemory | None = None,
 ) -> float:
     """Mean cross entropy over all scored tokens of the dataset, in nats per token.
 
     The mean is weighted by token, so how examples fall into batches of at most `token_budget` padded
     tokens does not matter. The model is to be in evaluation mode.
+    memory: told when fewer examples than that fit into the GPU's memory at once. Raises OutOfGpuMemory.
     """
-    total, scored = 0.0, 0
-    for batch in split_by_tokens([len(example.input_ids) for example in dataset.examples], token_budget):
-        examples = [dataset.examples[index] for index in batch]
-        total += summed_loss(language_model, examples)
-        scored += sum(example.scored_tokens for example in examples)
-    return total / scored
+    sums: list[float] = []
+
+    def add(batch: Sequence[int]) -> None:
+        sums.append(summed_loss(language_model, [dataset.examples[index] for index in batch]))
+
+    batches = split_by_tokens([len(example.input_ids) for example in dataset.examples], token_budget)
+    (memory or GpuMemory()).run("held-out records were scored", batches, add)
+    return sum(sums) / sum(example.scored_tokens for example in dataset.examples)
 
 
 @torch.no_grad()  # not in inference mode: what a model keeps from this pass may be needed to train it

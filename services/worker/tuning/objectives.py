@@ -23,7 +23,7 @@ class Example:
     """A token sequence and what it is to learn: labels are UNSCORED where no loss is taken.
 
     `labels[i]` is the token at i itself (the model shifts). The first is always UNSCORED: nothing stands
-    before it to predict it from, and Trainer divides the loss of some models by the count of all labels.
+    before it to predict it from, and for some models Trainer counts all labels as predicted.
     """
 
     input_ids: tuple[int, ...]

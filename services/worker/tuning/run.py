@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import GpuMemory
 from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.continuation import (
     UNINTERRUPTED,
@@ -68,6 +69,7 @@ def tune(
     workdir: Path,
     micro_batch: int | None = None,
     continuation: Continuation = UNINTERRUPTED,
+    memory: GpuMemory | None = None,
 ) -> TuningOutcome:
     """Fine-tune by the recipe, call `probe` along the way, and leave the model bit for bit as it was.
 
@@ -78,6 +80,7 @@ def tune(
 
     micro_batch: sequences per forward pass, a divisor of the batch size; by default the checkpoint's, or
     else the whole batch. It changes sums by rounding, and which units a dropout takes.
+    memory: told when held-out records must be scored in smaller batches than usual.
 
     A run that is left and resumed by way of `continuation` gives, bit for bit on the same machine, what
     it would have given in one go; only the steps after the checkpoint are reported and probed again.
@@ -93,7 +96,8 @@ def tune(
         for side in (training_records, held_out_records)
     )
     checkpoint = continuation.resume
-    loss_before = checkpoint.held_out_loss_before if checkpoint else measured(language_model, held_out, 0)
+    measured = partial(finite_held_out_loss, language_model, held_out, memory or GpuMemory())
+    loss_before = checkpoint.held_out_loss_before if checkpoint else measured(step=0)
     micro_batch = micro_batch or (checkpoint.micro_batch if checkpoint else recipe.batch_size)
 
     run = description_of(
@@ -136,7 +140,7 @@ def tune(
                     checkpoint,
                 )
             with deployed(language_model, learner):
-                loss_after = measured(language_model, held_out, recipe.steps)
+                loss_after = measured(step=recipe.steps)
 
     return TuningOutcome(
         held_out_loss_before=loss_before,
@@ -176,9 +180,11 @@ def train(
     return int(trainer.state.num_input_tokens_seen)
 
 
-def measured(language_model: LanguageModel, held_out: TokenDataset, step: int) -> float:
-    """The held-out loss; raises TrainingDiverged when it is not a finite number."""
-    loss = held_out_loss(language_model, held_out)
+def finite_held_out_loss(
+    language_model: LanguageModel, held_out: TokenDataset, memory: GpuMemory, step: int
+) -> float:
+    """The held-out loss after `step`; raises TrainingDiverged when it is not a finite number."""
+    loss = held_out_loss(language_model, held_out, memory=memory)
     if not math.isfinite(loss):  # JSON has no such number, and nothing could be compared with it
         raise TrainingDiverged(step, f"the held-out loss is {loss}")
     return loss

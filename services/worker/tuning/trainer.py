@@ -137,8 +137,10 @@ def training_arguments(
 ) -> TrainingArguments:
     """The recipe in Trainer's words; nothing is saved, printed or reported, and the loss is kept raw.
 
-    micro_batch: sequences per forward pass, a divisor of the recipe's batch size.
+    micro_batch: sequences per forward pass. Raises ValueError unless it divides the recipe's batch size.
     """
+    if recipe.batch_size % micro_batch:
+        raise ValueError(f"micro-batches of {micro_batch} do not make up a batch of {recipe.batch_size}")
     arguments = TrainingArguments(
         output_dir=str(directory),
         max_steps=recipe.steps,

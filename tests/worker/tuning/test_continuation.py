@@ -175,7 +175,7 @@ def test_held_out_loss_of_the_start_is_not_measured_again(
     model, chosen = tiny_language_model(), several_epochs()
     checkpoint = Checkpoint.read(leave(model, chosen, tmp_path, 2))
     measured = iter([1.5])
-    monkeypatch.setattr(run_module, "held_out_loss", lambda *_: next(measured))
+    monkeypatch.setattr(run_module, "held_out_loss", lambda *_, **__: next(measured))
     outcome = run(model, chosen, tmp_path, continuation=Continuation(resume=checkpoint))
     assert outcome.held_out_loss_before == checkpoint.held_out_loss_before
     assert outcome.held_out_loss_after == 1.5

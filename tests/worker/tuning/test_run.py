@@ -134,7 +134,7 @@ def test_progress_counts_every_step_and_carries_its_loss(tmp_path: Path) -> None
 def test_divergence_stops_the_run_before_it_is_probed_and_restores_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: Update
 ) -> None:
-    monkeypatch.setattr(run_module, "held_out_loss", lambda *_: 1.0)  # or it would stop the run first
+    monkeypatch.setattr(run_module, "held_out_loss", lambda *_, **__: 1.0)  # or it would stop the run first
     model, probed = tiny_language_model("llama"), []
     with torch.no_grad():
         model.model.get_parameter("model.layers.1.mlp.down_proj.weight")[0, 0] = float("inf")
@@ -152,7 +152,7 @@ def test_held_out_loss_that_is_no_number_is_never_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: tuple[float, float], step: int
 ) -> None:
     measured = iter(losses)
-    monkeypatch.setattr(run_module, "held_out_loss", lambda *_: next(measured))
+    monkeypatch.setattr(run_module, "held_out_loss", lambda *_, **__: next(measured))
     with pytest.raises(TrainingDiverged) as caught:
         run(tiny_language_model(), recipe(steps=3), tmp_path)
     assert caught.value.step == step
