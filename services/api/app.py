@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from services.api import events, openapi, problem_responses
 from services.api.dependencies import Parts
+from services.api.housekeeping import housekeeping
 from services.api.middleware import RequestMiddleware
 from services.api.relay import Relay, Send, broker_sender
 from services.api.routes import audits, editors, service
@@ -35,16 +36,20 @@ def create_app(
     settings = settings or get_settings()
     settings.data_directory.mkdir(parents=True, exist_ok=True)
     engine = create_database_engine(settings.resolved_database_url)
+    store = ArtifactStore(settings.resolved_artifacts_url)
     relay = Relay(engine, settings, send or broker_sender(settings))
+    tidying = housekeeping(engine, store, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)  # unless the process has its own
-        relay.start()
+        for rounds in (relay, tidying):
+            rounds.start()
         try:
             yield
         finally:
-            await anyio.to_thread.run_sync(relay.stop)
+            for rounds in (relay, tidying):
+                await anyio.to_thread.run_sync(rounds.stop)
             engine.dispose()
 
     app = FastAPI(
@@ -53,7 +58,7 @@ def create_app(
     app.state.parts = Parts(
         settings=settings,
         engine=engine,
-        store=ArtifactStore(settings.resolved_artifacts_url),
+        store=store,
         relay=relay,
         inspector=inspector,
         stream_threads=anyio.CapacityLimiter(events.MAX_POLLS_AT_ONCE),

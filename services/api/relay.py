@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from services.api.rounds import Rounds
 from shared.broker import create_celery, send_wake_up
 from shared.outbox import relay
 from shared.recovery import expire_overdue, finish_cancels, reap_expired, repeat_unheard_wake_ups
@@ -19,10 +19,9 @@ from shared.settings import Settings
 log = logging.getLogger(__name__)
 
 Send = Callable[[str, str], None]
-STOP_SECONDS = 5.0
 
 
-class Relay:
+class Relay(Rounds):
     """Runs a round every `reconcile_seconds`, and at once when told of new work.
 
     Nothing that goes wrong ends it: accepting audits depends neither on it nor on the broker.
@@ -36,23 +35,7 @@ class Relay:
         self._send = send
         self._clock = clock
         self._reap_from = -math.inf
-        self._work = threading.Event()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the round at hand; a send that hangs is left behind."""
-        self._stopped.set()
-        self._work.set()
-        self._thread.join(STOP_SECONDS)
-
-    def notify(self) -> None:
-        """There is something to send: do not wait for the next round."""
-        self._work.set()
+        super().__init__("relay", self.run_round, settings.reconcile_seconds)
 
     def run_round(self) -> None:
         """Look once for what was lost, what is overdue and what is to be sent."""
@@ -63,12 +46,6 @@ class Relay:
                 log.exception("the relay goes on after an error")
                 if isinstance(error, DBAPIError):
                     self._spare_the_living()
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            self._work.clear()
-            self.run_round()
-            self._work.wait(self._settings.reconcile_seconds)
 
     def _spare_the_living(self) -> None:
         """While the database was away nobody could renew a lease: give every worker the time to."""

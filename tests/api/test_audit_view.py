@@ -8,12 +8,15 @@ import pytest
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from shared.database import transaction
+from services.api.durations import typical_spell_seconds, typical_step_seconds, workers_at_work
+from shared.claims import queue_position
+from shared.database import reading, transaction
 from shared.leases import fenced
 from shared.recovery import expire_overdue, hand_over, lose
 from shared.states import AuditStatus, Cause, StepKind, StepStatus
 from shared.tables import Attempt, Audit, Step
 from tests.support.audits import add_audit, add_step, add_work, claimed, end_step, go_on
+from tests.support.plans import query_plans
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -171,6 +174,23 @@ def test_nothing_is_promised_where_nothing_is_known(client: TestClient, engine: 
     audit_id, _ = add_work(engine)
     audit = client.get(f"/audits/{audit_id}").json()
     assert (audit["seconds_left"], audit["starts_in_seconds"]) == (None, None)
+
+
+def test_finished_audits_are_looked_up_and_never_read_through(embedded_engine: Engine) -> None:
+    def look() -> None:
+        with reading(embedded_engine) as session:
+            queue_position(session, "a" * 32)
+            typical_step_seconds(session, "builtin:almanac", 1)
+            typical_spell_seconds(session, 1)
+            workers_at_work(session)
+
+    scanned = {line for line in query_plans(embedded_engine, look) if line.startswith("SCAN")}
+    assert scanned <= {
+        "SCAN submitter",
+        "SCAN anon_1",  # at most so many of the latest
+        "SCAN attempt USING INDEX ix_attempt_open_audit_id",
+        "SCAN attempt USING INDEX ix_attempt_open_lease_expires_at",
+    }
 
 
 def test_links_lead_somewhere(client: TestClient, engine: Engine) -> None:
