@@ -1,0 +1,37 @@
+"""How long the work that a fault hit stood still."""
+
+from __future__ import annotations
+
+from tests.chaos.history import History, Record
+
+
+def recoveries(history: History) -> list[tuple[float, Record]]:
+    """For each step that ran under a worker when a fault hit it: seconds to its next start or end.
+
+    With the fault; longest first. A step that nobody took up again is not counted: the audit it belongs
+    to has then ended.
+    """
+    worker_of_token: dict[str, str] = {}
+    running: dict[str, str] = {}  # step → token
+    open_: dict[str, list[Record]] = {}  # step → the faults that hit it and that it has not got over
+    found: list[tuple[float, Record]] = []
+    for record in history.records:
+        if record["type"] == "fault" and record["act"] == "began":
+            for step, token in running.items():
+                if worker_of_token.get(token) in record["workers"]:
+                    open_.setdefault(step, []).append(record)
+        if record["type"] != "row" or record["new"] is None:
+            continue
+        new = record["new"]
+        if record["table"] == "attempt":
+            worker_of_token[new["lease_token"]] = new["worker"]
+        if record["table"] == "step":
+            before = record["old"]["status"] if record["old"] else None
+            if new["status"] == before:
+                continue
+            if new["status"] != "pending":
+                found += [(record["at"] - fault["at"], fault) for fault in open_.pop(new["id"], [])]
+            running.pop(new["id"], None)
+            if new["status"] == "running":
+                running[new["id"]] = new["lease_token"]
+    return sorted(found, key=lambda pair: -pair[0])
