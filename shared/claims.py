@@ -134,14 +134,9 @@ def _claims_in_order(queued: Sequence[Row[tuple[str, str, int]]], turns: dict[st
 
 def _turns_of_submitters(session: Session) -> dict[str, Turn]:
     """How many workers each submitter has, and when one was last given to it."""
-    open_attempts = (
-        select(col(Audit.submitter), func.count().label("workers"))
-        .select_from(Attempt)
-        .join(Audit, col(Audit.id) == col(Attempt.audit_id))
-        .where(col(Attempt.ended_at).is_(None))
-        .group_by(col(Audit.submitter))
-    )
-    at_work: dict[str, int] = {row.submitter: row.workers for row in session.execute(open_attempts)}
+    at_work: dict[str, int] = {
+        row.submitter: row.workers for row in session.execute(_workers_of_submitters())
+    }
     served = session.execute(select(col(Submitter.name), col(Submitter.served_at))).all()
     return {
         name: (at_work.get(name, 0), (SERVED_BEFORE, at.timestamp()) if at else NEVER_SERVED[1])
@@ -150,11 +145,17 @@ def _turns_of_submitters(session: Session) -> dict[str, Turn]:
 
 
 def claimable(*columns: Any) -> Select[Any]:
-    """Steps that a worker may take, with their audits, in the order in which they are to be taken."""
+    """Steps that a worker may take, with their audits, in the order in which they are to be taken.
+
+    Whatever it reads is small: the steps that are ready, the attempts that are open, the submitters.
+    """
+    workers = _workers_of_submitters().subquery()
     return (
         select(*columns)
         .select_from(Step)
         .join(Audit, col(Audit.id) == col(Step.audit_id))
+        .outerjoin(workers, workers.c.submitter == col(Audit.submitter))
+        .outerjoin(Submitter, col(Submitter.name) == col(Audit.submitter))
         .where(
             *_is_free(),
             col(Audit.status).in_([AuditStatus.QUEUED, AuditStatus.RUNNING]),
@@ -162,10 +163,22 @@ def claimable(*columns: Any) -> Select[Any]:
         )
         .order_by(
             col(Audit.priority).desc(),
-            *_order_of_submitters(),
+            func.coalesce(workers.c.workers, 0),
+            col(Submitter.served_at).asc().nulls_first(),
             *_order_of_audits(),
             col(Step.position),
         )
+    )
+
+
+def _workers_of_submitters() -> Select[Any]:
+    """How many workers are at each submitter's audits; those with none are left out."""
+    return (
+        select(col(Audit.submitter).label("submitter"), func.count().label("workers"))
+        .select_from(Attempt)
+        .join(Audit, col(Audit.id) == col(Attempt.audit_id))
+        .where(col(Attempt.ended_at).is_(None))
+        .group_by(col(Audit.submitter))
     )
 
 
@@ -178,21 +191,6 @@ def _is_free() -> tuple[Any, ...]:
 
 def _is_in_time() -> Any:
     return or_(col(Audit.expires_at).is_(None), col(Audit.expires_at) > database_now())
-
-
-def _order_of_submitters() -> tuple[Any, ...]:
-    theirs = aliased(Audit)
-    at_work = (
-        select(func.count())
-        .select_from(Attempt)
-        .join(theirs, col(theirs.id) == col(Attempt.audit_id))
-        .where(col(Attempt.ended_at).is_(None), col(theirs.submitter) == col(Audit.submitter))
-        .scalar_subquery()
-    )
-    served_at = (
-        select(col(Submitter.served_at)).where(col(Submitter.name) == col(Audit.submitter)).scalar_subquery()
-    )
-    return (at_work, served_at.asc().nulls_first())
 
 
 def _order_of_audits() -> tuple[Any, ...]:

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
 from shared.audit_moves import request_cancel
-from shared.claims import claim, key_under, queue_position, should_make_way
+from shared.claims import claim, claimable, key_under, queue_position, should_make_way
 from shared.database import database_now, reading, transaction
 from shared.recovery import reap_expired
 from shared.states import AuditStatus, StepStatus
@@ -289,6 +289,16 @@ def test_queue_positions_are_the_order_in_which_audits_are_claimed(engine: Engin
         go_on(engine, lease)
     assert positions[claimed_in_order[0]] == 1
     assert claimed_in_order[-1] == max(positions, key=lambda audit_id: positions[audit_id] or 0)
+
+
+def test_claim_reads_nothing_of_what_has_ended(engine: Engine) -> None:
+    if engine.dialect.name != "sqlite":
+        return  # its planner reads whole tables as long as they are small
+    query = claimable(col(Step.id)).limit(1).compile(engine, compile_kwargs={"literal_binds": True})
+    with engine.connect() as connection:
+        plan = [row.detail for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query}"))]
+    read_whole = [line for line in plan if line.startswith("SCAN")]
+    assert read_whole == ["SCAN attempt USING INDEX ix_attempt_open_lease_expires_at"]
 
 
 def test_running_audit_has_no_place_in_the_queue(engine: Engine) -> None:
