@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import CursorResult, DateTime, Dialect, Engine, create_engine, event
+from sqlalchemy import CursorResult, DateTime, Dialect, Engine, Float, create_engine, event, literal
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Session
 
@@ -42,24 +42,30 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class database_now(ColumnElement[datetime]):  # noqa: N801 (reads as the SQL function it is)
-    """The database's own clock, `offset_seconds` from now: workers' clocks are not to be trusted."""
+class database_now(FunctionElement[datetime]):  # noqa: N801 (reads as the SQL function it is)
+    """The database's own clock, `offset_seconds` from now: workers' clocks are not to be trusted.
 
+    The offset is a parameter of the statement, so that statements are compiled once.
+    """
+
+    name = "database_now"
     type = UtcDateTime()
-    inherit_cache = False
+    inherit_cache = True
 
     def __init__(self, offset_seconds: float = 0.0) -> None:
-        self.offset_seconds = offset_seconds
+        super().__init__(literal(offset_seconds, Float()))
 
 
 @compiles(database_now, "sqlite")
-def _sqlite_now(element: database_now, compiler: SQLCompiler, **_: Any) -> str:
-    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '{element.offset_seconds:+.3f} seconds')"
+def _sqlite_now(element: database_now, compiler: SQLCompiler, **options: Any) -> str:
+    offset = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {offset}))"
 
 
 @compiles(database_now, "postgresql")
-def _postgresql_now(element: database_now, compiler: SQLCompiler, **_: Any) -> str:
-    return f"(clock_timestamp() + interval '{element.offset_seconds:.3f} seconds')"
+def _postgresql_now(element: database_now, compiler: SQLCompiler, **options: Any) -> str:
+    offset = compiler.process(element.clauses, **options)
+    return f"(clock_timestamp() + {offset} * interval '1 second')"
 
 
 def create_database_engine(url: str) -> Engine:

@@ -7,9 +7,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import Engine, event, func, select, text, update
+from sqlalchemy.engine.interfaces import CacheStats
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlmodel import col
 
@@ -69,6 +71,19 @@ def test_points_in_time_come_back_in_utc(engine: Engine) -> None:
 def test_point_in_time_without_a_zone_is_refused(engine: Engine) -> None:
     with pytest.raises(StatementError, match="naive datetime"):
         add_audit(engine, created_at=datetime(2026, 1, 2))
+
+
+def test_statement_that_reads_the_clock_is_compiled_once(engine: Engine) -> None:
+    hits = []
+
+    def note(*arguments: Any) -> None:
+        hits.append(arguments[4].cache_hit)
+
+    event.listen(engine, "before_cursor_execute", note)
+    with reading(engine) as session:
+        for offset_seconds in (1.0, 2.0):
+            session.execute(select(database_now(offset_seconds)))
+    assert hits[-2:] == [CacheStats.CACHE_MISS, CacheStats.CACHE_HIT]
 
 
 @pytest.mark.parametrize("offset_seconds", [-3600.0, 0.0, 90.5])
