@@ -1,6 +1,7 @@
 # make demo     audit the built-in model with the example's edits (report.html, report.json)
 # make serve    run the service on http://127.0.0.1:8000
 # make test     run the tests
+# make bench    claims with a long history, the cost of the service, a thousand audits at once (40 minutes)
 # make check    format, lint, types, import directions
 # make almanac  train the built-in model anew, into build/almanac (ENGLISH=FILE: with its text), and measure it
 # make clean    remove what was built here; the environment in .venv and holdfast-data stay
@@ -11,7 +12,7 @@ TORCH := torch==2.13.0
 WITH_ENGLISH := $(if $(ENGLISH),--english '$(ENGLISH)')
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo serve test check almanac clean python
+.PHONY: demo serve test bench check almanac clean python
 
 demo: $(VENV)/runtime.stamp
 	$(BIN)/holdfast demo
@@ -21,6 +22,11 @@ serve: $(VENV)/runtime.stamp
 
 test: $(VENV)/development.stamp
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/development.stamp
+	$(BIN)/python -m benchmarks.claims
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.many_audits
 
 check: $(VENV)/development.stamp
 	$(BIN)/ruff format --check .

@@ -1,0 +1,1 @@
+"""What is measured rather than tested: every benchmark compares two things in one run and prints ratios."""
