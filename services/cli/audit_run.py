@@ -79,9 +79,12 @@ def follow(client: HoldfastClient, audit_id: str, check: Callable[[], None] = la
     Raises:
         AuditUnsuccessful: the audit ended without a report.
     """
+    told = 0
     with audit_display(message_console()) as display:
         for view in client.follow(audit_id, check=check):
-            display.update(view)
+            events = list(client.events(audit_id, after=told))
+            told = max((event.sequence for event in events), default=told)
+            display.update(view, events)
     if view.status is not AuditStatus.SUCCEEDED:
         raise unsuccessful(view)
 

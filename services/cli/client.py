@@ -79,6 +79,14 @@ class HoldfastClient:
         """Ask for an audit to be stopped."""
         return self._parse(AuditView, self._call("POST", f"/audits/{audit_id}/cancel"))
 
+    def retry(self, audit_id: str, *, from_scratch: bool = False) -> AuditView:
+        """Have an audit done again that has ended; the new audit is durable when this returns."""
+        body = {"from": "scratch" if from_scratch else "checkpoint"}
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return self._parse(
+            AuditView, self._call("POST", f"/audits/{audit_id}/retry", json=body, headers=headers)
+        )
+
     def report(self, audit_id: str) -> Report:
         """The report of a finished audit."""
         return self._parse(Report, self._call("GET", f"/audits/{audit_id}/report"))

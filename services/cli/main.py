@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,14 +21,12 @@ from services.cli.audit_run import audit_elsewhere, audit_embedded, follow
 from services.cli.client import HoldfastClient
 from services.cli.consoles import message_console, reported_errors, result_console
 from services.cli.embedded import EmbeddedService, worker_command
-from services.cli.progress import step_line
 from services.cli.report_files import fetch_report
 from services.cli.request_file import read_request
-from services.cli.wording import STATUS_STYLES, percent, verdict_text
+from services.cli.status import print_status
 from shared.editors import CATALOGUE
 from shared.settings import Settings
 from shared.states import Verdict
-from shared.views import AuditView
 
 DEFAULT_PORT = 8000
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
@@ -45,6 +42,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+workers = typer.Typer()
+app.add_typer(workers, name="worker")
 
 Url = Annotated[str, typer.Option(envvar="HOLDFAST_URL", help="Where the service is.")]
 OptionalUrl = Annotated[
@@ -69,7 +68,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
     data: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Data directory [default: HOLDFAST_DATA_DIRECTORY].")
+        Path | None, typer.Option(file_okay=False, help="Data directory; by default HOLDFAST_DATA_DIRECTORY.")
     ] = None,
 ) -> None:
     """Run the service, gateway and worker, until it is stopped."""
@@ -147,6 +146,22 @@ def cancel(audit_id: AuditId, url: Url = DEFAULT_URL, token: Token = None) -> No
 
 
 @app.command()
+def retry(
+    audit_id: AuditId,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Take nothing over from earlier audits.")
+    ] = False,
+) -> None:
+    """Do an audit again that has ended: a new audit of the same request."""
+    with reported_errors(), HoldfastClient(url, token) as client:
+        view = client.retry(audit_id, from_scratch=from_scratch)
+        message_console().print(f"Audit {view.id} does audit {audit_id} again.", soft_wrap=True)
+        typer.echo(view.id)
+
+
+@app.command()
 def editors() -> None:
     """List the editors and what each can be set to."""
     console = result_console()
@@ -161,11 +176,37 @@ def editors() -> None:
         console.print(table, "")
 
 
-@app.command()
-def worker() -> None:
+@workers.callback(invoke_without_command=True)
+def worker(context: typer.Context) -> None:
     """Run a worker on this machine, for the database and broker that HOLDFAST_* name."""
-    command = worker_command()
-    os.execv(command[0], command)  # noqa: S606 (our own command; it takes our place and our signals)
+    if context.invoked_subcommand is None:
+        with reported_errors():
+            Settings()  # what makes no sense is told here, not by a traceback
+        command = worker_command()
+        os.execv(command[0], command)  # noqa: S606 (our own command; it takes our place and our signals)
+
+
+@workers.command("drain")
+def drain_worker(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False, help="The worker's data directory; by default HOLDFAST_DATA_DIRECTORY."
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until the worker is idle.")] = True,
+) -> None:
+    """Have a worker end the step at hand and take nothing more, until it is started anew."""
+    from services.cli.draining import ask_to_drain, wait_until_idle  # the gateway's image has no worker
+
+    messages = message_console()
+    with reported_errors():
+        settings = Settings(data_directory=data) if data else Settings()
+        asked = ask_to_drain(settings)
+        messages.print(f"The worker of {settings.data_directory} takes nothing more.", soft_wrap=True)
+        if wait:
+            for doing in wait_until_idle(settings, asked):
+                messages.print(doing, soft_wrap=True)
 
 
 @app.command()
@@ -178,17 +219,3 @@ def exit_with(verdict: Verdict, *, exit_code: bool) -> None:
     """Leave with the verdict's exit status, if that was asked for."""
     if exit_code:
         raise typer.Exit(VERDICT_STATUSES[verdict])
-
-
-def print_status(console: Console, view: AuditView) -> None:
-    """Print an audit's state, verdict and steps."""
-    headline = Text(f"audit {view.id}  ")
-    headline.append(view.status, style=STATUS_STYLES.get(view.status, "cyan"))
-    if view.verdict:
-        headline.append("  ").append_text(verdict_text(view.verdict))
-    console.print(headline, soft_wrap=True)
-    console.print(f"{view.model}, {view.edit_count} edits, {percent(view.progress)} done", soft_wrap=True)
-    if view.error:
-        console.print(Text(view.error, style="red"), soft_wrap=True)
-    for step in view.steps:
-        console.print(step_line(step), soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -10,16 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from services.cli.wording import STEP_MARKS, step_remark, time_left
+from services.cli.news import told
+from services.cli.wording import STEP_MARKS, place_in_queue, step_remark, time_left
 from shared.states import AuditStatus, StepStatus
-from shared.views import AuditView, StepView
+from shared.views import AuditView, EventView, StepView
 
 
 class AuditDisplay(Protocol):
     """Is told each time the audit has changed."""
 
-    def update(self, view: AuditView) -> None:
-        """Show where the audit stands now."""
+    def update(self, view: AuditView, events: Sequence[EventView] = ()) -> None:
+        """Show where the audit stands now, and what has happened to it since the last time."""
 
 
 @contextmanager
@@ -47,9 +48,9 @@ class LineDisplay:
         self._console = console
         self._previous: AuditView | None = None
 
-    def update(self, view: AuditView) -> None:
+    def update(self, view: AuditView, events: Sequence[EventView] = ()) -> None:
         """Print what is new since the last time."""
-        for line in news(self._previous, view):
+        for line in (*told(events), *news(self._previous, view)):
             self._console.print(line, soft_wrap=True)
         for step in changed_steps(self._previous, view):
             self._console.print(step_line(step), soft_wrap=True)
@@ -65,16 +66,18 @@ class BarDisplay:
         self._whole = progress.add_task("the audit", total=1.0, remark="")
         self._running: dict[str, TaskID] = {}
 
-    def update(self, view: AuditView) -> None:
+    def update(self, view: AuditView, events: Sequence[EventView] = ()) -> None:
         """Bring lines and bars up to date."""
-        for line in news(self._previous, view):
+        for line in (*told(events), *news(self._previous, view)):
             self._progress.console.print(line)
         for step in changed_steps(self._previous, view):
             if step.status is not StepStatus.RUNNING:
                 self._progress.console.print(step_line(step))
         for step in view.steps:
             self._show(step)
-        self._progress.update(self._whole, completed=view.progress, remark=time_left(view.seconds_left))
+        waits = view.status is AuditStatus.QUEUED
+        remark = f"waiting{place_in_queue(view)}" if waits else time_left(view.seconds_left)
+        self._progress.update(self._whole, completed=view.progress, remark=remark)
         self._previous = view
 
     def _show(self, step: StepView) -> None:
@@ -88,12 +91,10 @@ class BarDisplay:
 
 
 def changed_steps(previous: AuditView | None, view: AuditView) -> Iterator[StepView]:
-    """Steps that have started, ended or fallen back since `previous`, in their order."""
-    before = {step.id: step for step in previous.steps} if previous else {}
+    """Steps that have started or ended since `previous`, in their order; events tell why one fell back."""
+    before = {step.id: (step.status, step.deaths) for step in previous.steps} if previous else {}
     for step in view.steps:
-        old = before.get(step.id)
-        old_state = (old.status, old.deaths) if old else (StepStatus.PENDING, 0)
-        if (step.status, step.deaths) != old_state:
+        if step.status is not StepStatus.PENDING and (step.status, step.deaths) != before.get(step.id):
             yield step
 
 
@@ -101,9 +102,7 @@ def step_line(step: StepView) -> Text:
     """A step in one line: mark, title, remark."""
     mark, style = STEP_MARKS[step.status]
     line = Text.assemble((mark, style), " ", step.title)
-    if step.status is StepStatus.PENDING and step.deaths:
-        line.append("  runs again: its worker was lost", style="yellow")
-    elif remark := step_remark(step):
+    if remark := step_remark(step):
         line.append(f"  {remark}", style="red" if step.status is StepStatus.FAILED else "dim")
     return line
 
@@ -115,11 +114,6 @@ def news(previous: AuditView | None, view: AuditView) -> Iterator[Text]:
         or previous.status is not AuditStatus.QUEUED
         or previous.queue_position != view.queue_position
     ):
-        place = f", number {view.queue_position} in the queue" if view.queue_position else ""
-        yield Text(f"waiting for a worker{place}", style="dim")
+        yield Text(f"waiting for a worker{place_in_queue(view)}", style="dim")
     if view.status is AuditStatus.CANCELLING and (previous is None or previous.status is not view.status):
         yield Text("being cancelled", style="yellow")
-    told = {attempt.number for attempt in previous.attempts if attempt.ended_at} if previous else set()
-    for attempt in view.attempts:
-        if attempt.ended_at and attempt.error and attempt.number not in told:
-            yield Text(f"attempt {attempt.number} ended: {attempt.error}", style="yellow")

@@ -7,7 +7,7 @@ from rich.text import Text
 from shared.reports import Difference, Interval, Metric
 from shared.requests import GateRule
 from shared.states import AuditStatus, StepStatus, Verdict
-from shared.views import StepView
+from shared.views import AuditView, StepView
 
 VERDICT_STYLES = {
     Verdict.PASS: "bold green",
@@ -86,6 +86,18 @@ def rule(gate_rule: GateRule) -> str:
     return f"{gate_rule.metric.replace('_', ' ')} ≤ {percent(gate_rule.at_most)}"
 
 
+def died(deaths: int) -> str:
+    """`died once`, `died 2 times`, or nothing."""
+    return "" if deaths == 0 else "died once" if deaths == 1 else f"died {deaths} times"
+
+
+def place_in_queue(view: AuditView) -> str:
+    """`, number 2 in the queue, starts in about 3 min 20 s`, as far as it is known."""
+    place = f", number {view.queue_position} in the queue" if view.queue_position else ""
+    wait = view.starts_in_seconds
+    return place if wait is None else f"{place}, starts in about {duration(wait)}"
+
+
 def step_remark(step: StepView) -> str:
     """What is worth saying after a step's title."""
     if step.status is StepStatus.FAILED:
@@ -101,7 +113,7 @@ def step_remark(step: StepView) -> str:
         if step.started_at and step.finished_at:
             return duration((step.finished_at - step.started_at).total_seconds())
         return ""
-    again = f"attempt {step.deaths + 1}" if step.deaths else ""
+    again = died(step.deaths)
     if step.status is StepStatus.RUNNING:
         return "  ".join(part for part in (step.progress_note, time_left(step.seconds_left), again) if part)
     return again

@@ -12,10 +12,11 @@ from shared.settings import Settings
 DRAIN_FILE = "worker-drain"
 
 
-def request_drain(settings: Settings) -> None:
-    """Have the worker of this data directory drain."""
+def request_drain(settings: Settings) -> int:
+    """Have the worker of this data directory drain; the moment, in nanoseconds of the file system's clock."""
     settings.data_directory.mkdir(parents=True, exist_ok=True)
     _file(settings).touch()
+    return _file(settings).stat().st_mtime_ns
 
 
 def end_drain(settings: Settings) -> None:

@@ -10,16 +10,13 @@ answer from the solo pool during a task.)
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 from celery import bootsteps
 
 from services.worker.draining import end_drain
-from shared.settings import Settings, get_settings
-
-HEARTBEAT_FILE = "worker-heartbeat"
-IDLE = "idle"
+from services.worker.heartbeat import IDLE, beat, is_alive
+from shared.settings import get_settings
 
 
 class IdleHeartbeat(bootsteps.StartStopStep):
@@ -33,21 +30,6 @@ class IdleHeartbeat(bootsteps.StartStopStep):
         end_drain(settings)  # that was said to the worker before this one
         beat(settings, IDLE)
         worker.timer.call_repeatedly(settings.heartbeat_seconds, beat, (settings, IDLE))
-
-
-def beat(settings: Settings, doing: str) -> None:
-    """Say that the worker lives, and what it does."""
-    settings.data_directory.mkdir(parents=True, exist_ok=True)
-    (settings.data_directory / HEARTBEAT_FILE).write_text(doing)
-
-
-def is_alive(settings: Settings) -> bool:
-    """Whether the last beat is younger than a lease; after that, an audit at hand would be taken over."""
-    try:
-        beaten_at = (settings.data_directory / HEARTBEAT_FILE).stat().st_mtime
-    except FileNotFoundError:
-        return False
-    return time.time() - beaten_at < settings.lease_seconds
 
 
 if __name__ == "__main__":

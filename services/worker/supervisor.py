@@ -19,7 +19,7 @@ from sqlmodel import Session
 
 from services.worker.child import Child, Sign
 from services.worker.draining import is_draining
-from services.worker.health import beat
+from services.worker.heartbeat import beat
 from services.worker.orders import LEASE_LOST_STATUS, Order
 from services.worker.steps.content_keys import code_version
 from shared.claims import claim

@@ -10,7 +10,7 @@ from typing import Any
 from celery.signals import worker_shutting_down
 
 from services.worker.app import celery
-from services.worker.health import IDLE, beat
+from services.worker.heartbeat import IDLE, beat
 from services.worker.supervisor import drain_queue
 from shared.broker import WAKE_UP_TASK
 from shared.database import create_database_engine

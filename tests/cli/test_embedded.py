@@ -16,6 +16,8 @@ import pytest
 from services.cli.embedded import EmbeddedService, listen, service_environment, url_of
 from services.cli.errors import DataDirectoryInUse, HoldfastError, ServiceEnded
 from services.cli.signals import StopSignals
+from shared.broker import create_celery
+from shared.settings import Settings
 from tests.cli import stand_ins
 
 PATIENCE_SECONDS = 60.0
@@ -126,6 +128,12 @@ def test_relative_model_roots_are_found_from_the_data_directory(
     environment = service_environment({}, tmp_path / "data", None)
 
     assert environment["HOLDFAST_MODEL_ROOTS"] == f'["{tmp_path}/models"]'
+
+
+def test_worker_may_take_as_long_to_stop_as_handing_over_and_ending_its_child_take() -> None:
+    settings = Settings()
+    assert settings.stop_seconds > settings.handover_seconds + settings.cancel_grace_seconds
+    assert create_celery(settings).conf.worker_soft_shutdown_timeout == settings.stop_seconds
 
 
 @contextmanager

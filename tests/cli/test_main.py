@@ -17,27 +17,32 @@ from typer.testing import CliRunner, Result
 from services.cli import main
 from shared.reports import Report
 from shared.states import AuditStatus, Cause, StepStatus, Verdict
-from shared.views import Problem, ProblemField
+from shared.views import DeadlinesView, Problem, ProblemField
 from tests.cli import reports, views
 
-ID = "a" * 32
+ID, NEW_ID = "a" * 32, "b" * 32
 ANSWERS = {
     ("POST", "/audits"): (202, views.audit(AuditStatus.QUEUED)),
     ("GET", f"/audits/{ID}"): (200, views.audit(AuditStatus.SUCCEEDED, verdict=Verdict.FAIL)),
     ("GET", f"/audits/{ID}/report"): (200, reports.report()),
+    ("GET", f"/audits/{ID}/events"): (200, []),
+    ("POST", f"/audits/{ID}/retry"): (202, views.audit(AuditStatus.QUEUED, id=NEW_ID, retry_of=ID)),
 }
+PATHS = dict(zip(("post", "get", "report", "events", "retry"), ANSWERS, strict=True))
+
+
+received: list[str] = []  # the bodies of all requests, the last one last
 
 
 @contextmanager
 def service(**changed: tuple[int, Any]) -> Iterator[str]:
-    """The URL of a service with ANSWERS; `changed` gives the answer to `post`, `get` or `report` anew."""
-    paths = dict(zip(("post", "get", "report"), ANSWERS, strict=True))
-    answers = {**ANSWERS, **{paths[name]: answer for name, answer in changed.items()}}
+    """The URL of a service with ANSWERS; `changed` gives the answers to some of PATHS anew."""
+    answers = {**ANSWERS, **{PATHS[name]: answer for name, answer in changed.items()}}
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, body = answers[(self.command, self.path)]
+            received.append(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
+            status, body = answers[(self.command, self.path.partition("?")[0])]
             content = body.model_dump_json() if isinstance(body, BaseModel) else json.dumps(body)
             if self.headers["Accept"] == "text/html":
                 content = "<!doctype html>"
@@ -185,6 +190,88 @@ def test_status_shows_state_verdict_and_steps() -> None:
         "✓ step 1  1 min 05 s",
         "· step 2",
     ]
+
+
+def test_status_shows_the_workers_at_once_and_why_others_left() -> None:
+    attempts = [
+        views.attempt(1, ended_at=views.START, cause=Cause.INFRASTRUCTURE, error="worker lost"),
+        views.attempt(2, ended_at=views.START),
+        views.attempt(3, step="step 1", step_id="1"),
+        views.attempt(4),
+    ]
+    step = views.step("1", StepStatus.RUNNING, deaths=2, seconds_left=65)
+    view = views.audit(AuditStatus.RUNNING, attempts=attempts, steps=[step], seconds_left=70)
+    with service(get=(200, view)) as url:
+        result = run("status", ID, "--url", url)
+
+    assert result.stdout.splitlines()[1:] == [
+        "builtin:almanac, 5 edits, 0 % done, about 1 min 10 s left",
+        "▶ step 1  about 1 min 05 s left  died 2 times",
+        "attempt 1 ended (infrastructure): worker lost",
+        "attempt 3: worker host:3 at step 1",
+        "attempt 4: worker host:4",
+    ]
+
+
+def test_status_shows_the_place_in_the_queue_and_the_deadline() -> None:
+    view = views.audit(
+        AuditStatus.QUEUED,
+        started_at=None,
+        queue_position=3,
+        starts_in_seconds=200,
+        retry_of="c" * 32,
+        from_scratch=True,
+        deadlines=DeadlinesView(expires_at=views.START, run_seconds=60),
+    )
+    with service(get=(200, view)) as url:
+        result = run("status", ID, "--url", url)
+
+    assert result.stdout.splitlines()[2:] == [
+        "waiting for a worker, number 3 in the queue, starts in about 3 min 20 s",
+        "expires at 2026-01-01 00:00 UTC unless it has begun",
+        f"does audit {'c' * 32} again, from scratch",
+    ]
+
+
+@pytest.mark.parametrize(("options", "start"), [([], "checkpoint"), (["--from-scratch"], "scratch")])
+def test_retry_prints_the_new_audit(options: list[str], start: str) -> None:
+    with service() as url:
+        result = run("retry", ID, "--url", url, *options)
+
+    assert result.stdout.splitlines() == [NEW_ID]
+    assert json.loads(received[-1]) == {"from": start}
+
+
+def test_retry_that_is_refused_is_an_error() -> None:
+    problem = Problem(type="about:blank", title="Audit has not ended", status=409, detail="It is running.")
+    with service(retry=(409, problem)) as url:
+        result = run("retry", ID, "--url", url)
+
+    assert (result.exit_code, result.stderr.splitlines()) == (
+        1,
+        ["Error: Audit has not ended", "It is running."],
+    )
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0", "--data"], ["worker", "drain", "--data"]])
+def test_settings_that_do_not_agree_are_refused(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_HEARTBEAT_SECONDS", "16")
+
+    result = run(*command, tmp_path)
+
+    assert result.exit_code == 1
+    assert "Error: HOLDFAST_HEARTBEAT_SECONDS must be at most half of HOLDFAST_LEASE_SECONDS" in result.stderr
+
+
+def test_worker_does_not_start_with_settings_that_do_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_CANCEL_DEADLINE_SECONDS", "15")
+
+    result = run("worker")
+
+    assert result.exit_code == 1
+    assert "Error: HOLDFAST_CANCEL_DEADLINE_SECONDS must be more than" in result.stderr
 
 
 def test_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

@@ -74,6 +74,22 @@ def test_cancelled_audit_is_shown_as_cancelled(client: HoldfastClient) -> None:
     assert client.cancel(submitted.id).status is AuditStatus.CANCELLED
 
 
+def test_ended_audit_is_done_again(client: HoldfastClient) -> None:
+    ended = client.cancel(client.submit(json.loads(REQUEST)).id)
+
+    again = client.retry(ended.id, from_scratch=True)
+
+    assert (again.status, again.retry_of, again.from_scratch) == (AuditStatus.QUEUED, ended.id, True)
+
+
+def test_audit_that_waits_is_not_done_again(client: HoldfastClient) -> None:
+    submitted = client.submit(json.loads(REQUEST))
+
+    with pytest.raises(HoldfastError) as caught:
+        client.retry(submitted.id)
+    assert caught.value.status == 409
+
+
 def test_events_start_with_the_submission(client: HoldfastClient) -> None:
     submitted = client.submit(json.loads(REQUEST))
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shared.states import AuditStatus, StepKind, StepStatus
-from shared.views import AttemptView, AuditView, StepView
+from shared.views import AttemptView, AuditView, DeadlinesView, EventView, StepView
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -52,18 +52,36 @@ def audit(status: AuditStatus = AuditStatus.RUNNING, **changes: Any) -> AuditVie
         "edit_set_hash": "h" * 64,
         "cause": None,
         "error": None,
+        "retry_of": None,
+        "from_scratch": False,
         "progress": 0.0,
         "seconds_left": None,
         "queue_position": None,
+        "starts_in_seconds": None,
+        "deadlines": DeadlinesView(expires_at=None, run_seconds=None),
         "steps": [],
         "attempts": [],
+        "phase_history": [],
         "links": {},
     }
     return AuditView(**{**fields, **changes})
 
 
-def lost_attempt(number: int) -> AttemptView:
-    """An attempt whose worker was lost."""
-    return AttemptView(
-        number=number, worker="host:1", started_at=START, ended_at=START, cause=None, error="worker lost"
-    )
+def attempt(number: int, **changes: Any) -> AttemptView:
+    """An attempt whose worker is between two steps."""
+    fields: dict[str, Any] = {
+        "number": number,
+        "worker": f"host:{number}",
+        "step_id": None,
+        "step": None,
+        "started_at": START,
+        "ended_at": None,
+        "cause": None,
+        "error": None,
+    }
+    return AttemptView(**{**fields, **changes})
+
+
+def event(kind: str, **data: Any) -> EventView:
+    """Something that happened."""
+    return EventView(sequence=1, at=START, kind=kind, data=data)

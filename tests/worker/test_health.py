@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.worker.health import HEARTBEAT_FILE, beat, is_alive
+from services.worker.heartbeat import HEARTBEAT_FILE, IDLE, beat, is_alive
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -63,13 +63,13 @@ def test_worker_that_never_beat_is_not_alive(tmp_path: Path) -> None:
 
 def test_worker_that_has_just_beaten_is_alive(tmp_path: Path) -> None:
     settings = Settings(data_directory=tmp_path)
-    beat(settings)
+    beat(settings, IDLE)
     assert is_alive(settings)
 
 
 def test_worker_silent_for_longer_than_a_lease_is_not_alive(tmp_path: Path) -> None:
     settings = Settings(data_directory=tmp_path, lease_seconds=30)
-    beat(settings)
+    beat(settings, IDLE)
     long_ago = time.time() - 31
     os.utime(tmp_path / HEARTBEAT_FILE, (long_ago, long_ago))
     assert not is_alive(settings)
@@ -78,7 +78,7 @@ def test_worker_silent_for_longer_than_a_lease_is_not_alive(tmp_path: Path) -> N
 @pytest.mark.parametrize(("beaten", "status"), [(True, 0), (False, 1)])
 def test_health_command_tells_by_its_exit_status(beaten: bool, status: int, tmp_path: Path) -> None:
     if beaten:
-        beat(Settings(data_directory=tmp_path))
+        beat(Settings(data_directory=tmp_path), IDLE)
     environment = os.environ | {"HOLDFAST_DATA_DIRECTORY": str(tmp_path)}
     command = [sys.executable, "-m", "services.worker.health"]
     assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == status
