@@ -70,16 +70,20 @@ class Child:
         return Sign.LEFT if self._process.stdout.read(4096) else Sign.ENDED
 
     def pause(self) -> None:
-        """Stop its whole group from computing, keeping all it has."""
+        """Have it stop computing, keeping all it has.
+
+        It stops by itself, where it next shows progress: SIGSTOP could hit it in a transaction, whose
+        locks would then keep everybody from writing, even its supervisor from renewing its lease.
+        """
         if not self._paused:
             log.warning("the child is paused until its lease has been renewed")
-            self._signal(signal.SIGSTOP)
+            self.order(Order.PAUSE)
             self._paused = True
 
     def resume(self) -> None:
-        """Let a paused group go on."""
+        """Let it go on, if it is paused."""
         if self._paused:
-            self._signal(signal.SIGCONT)
+            self.order(Order.RESUME)
             self._paused = False
 
     def terminate(self) -> None:

@@ -14,18 +14,24 @@ LEFT = b"left\n"  # the child's only answer: it has ended its attempt and waits 
 
 
 class Order(StrEnum):
-    """What a child can be told while it works; either way it is given no lease after this one."""
+    """What a child can be told while it works; it is given no lease after the first two."""
 
     HAND_OVER = "hand_over"  # stop as soon as what was done can be kept
     FINISH = "finish"  # end the step at hand, take no other
+    PAUSE = "pause"  # compute nothing until told to
+    RESUME = "resume"
 
 
 @dataclass(frozen=True)
 class Orders:
-    """What the child has been told so far; both last until it ends."""
+    """What the child has been told so far; to hand over and to finish last until it ends."""
 
     hand_over: threading.Event = field(default_factory=threading.Event)
     finish: threading.Event = field(default_factory=threading.Event)
+    _resumed: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._resumed.set()
 
     @property
     def leaving(self) -> bool:
@@ -34,7 +40,15 @@ class Orders:
 
     def take(self, order: Order) -> None:
         """Remember an order."""
-        {Order.HAND_OVER: self.hand_over, Order.FINISH: self.finish}[order].set()
+        if order is Order.PAUSE:
+            self._resumed.clear()
+        else:
+            told = {Order.HAND_OVER: self.hand_over, Order.FINISH: self.finish, Order.RESUME: self._resumed}
+            told[order].set()
+
+    def wait_while_paused(self) -> None:
+        """Return when the child may compute."""
+        self._resumed.wait()
 
 
 class AskedToLeave(Exception):

@@ -139,11 +139,12 @@ class AuditContext:
         self.write(lambda session: append_event(session, step.audit_id, kind, step=step.title, **data))
 
     def report_progress(self, step: Step, share: float, note: str | None = None) -> None:
-        """Show how far `step` is; written at most twice a second.
+        """Show how far `step` is; written at most twice a second. While the worker is paused, so is this.
 
         Raises:
             AskedToLeave: the worker is stopped, and nothing of this kind of step could be kept.
         """
+        self.orders.wait_while_paused()
         if self.orders.hand_over.is_set() and step.kind is not StepKind.TUNE:  # which is saved first
             raise AskedToLeave
         now = time.monotonic()

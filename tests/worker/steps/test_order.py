@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from sqlmodel import col
 
 from services.worker.orders import Order
 from services.worker.steps import order
-from services.worker.steps.context import AuditContext
+from services.worker.steps.context import AuditContext, StepOutcome
 from services.worker.steps.order import next_step, run_step, work_on_audit
 from shared.artifacts import ArtifactStoreUnavailable
 from shared.database import database_now, transaction
-from shared.leases import LeaseLost
+from shared.leases import LeaseLost, renew
 from shared.model_files import HubUnavailable
 from shared.recovery import reap_expired
 from shared.states import AuditStatus, Cause, StepKind, StepStatus
@@ -245,6 +246,29 @@ def test_worker_that_finishes_ends_its_step_and_takes_no_other(tmp_path: Path) -
     work_on_audit(context)
     assert [step.status for step in context.steps()][:2] == [StepStatus.SUCCEEDED, StepStatus.PENDING]
     assert audit_of(context).status is AuditStatus.QUEUED
+
+
+def test_paused_step_computes_nothing_holds_no_lock_and_goes_on_when_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = claimed(tmp_path, small_request())
+    probed: list[str] = []
+
+    def probe(context: AuditContext, step: Step) -> StepOutcome:
+        context.report_progress(step, 0.5)
+        probed.append(step.title)
+        return StepOutcome()
+
+    monkeypatch.setitem(order.RUN, StepKind.PLAN, probe)
+    context.orders.take(Order.PAUSE)
+    worker = threading.Thread(target=run_steps, args=(context, 1), daemon=True)
+    worker.start()
+    worker.join(0.3)
+    assert probed == []
+    renew(context.engine, context.lease)  # waits for nobody
+    context.orders.take(Order.RESUME)
+    worker.join()
+    assert probed == ["plan"]
 
 
 def test_audit_that_is_being_cancelled_publishes_nothing(tmp_path: Path) -> None:
