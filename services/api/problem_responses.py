@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -9,13 +10,24 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from services.api.problems import InvalidRequest, MethodNotAllowed, PageNotFound, ProblemError
+from services.api.problems import (
+    InvalidRequest,
+    MethodNotAllowed,
+    PageNotFound,
+    ProblemError,
+    ServiceUnavailable,
+)
 from services.api.validation import parameter_faults
+from shared.artifacts import ArtifactStoreUnavailable
+from shared.patience import is_away
 from shared.views import Problem
+
+log = logging.getLogger("holdfast.error")
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -64,6 +76,16 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     async def _problem(request: Request, error: ProblemError) -> Response:
         return as_response(error, _request_id(request))
 
+    @app.exception_handler(DBAPIError)
+    async def _database(request: Request, error: DBAPIError) -> Response:
+        if not is_away(error):
+            raise error
+        return _unavailable(request, "The database", error)
+
+    @app.exception_handler(ArtifactStoreUnavailable)
+    async def _store(request: Request, error: ArtifactStoreUnavailable) -> Response:
+        return _unavailable(request, "The artifact store", error)
+
     @app.exception_handler(RequestValidationError)
     async def _invalid_parameters(request: Request, error: RequestValidationError) -> Response:
         return as_response(InvalidRequest(parameter_faults(error.errors())), _request_id(request))
@@ -87,6 +109,12 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
             request_id=_request_id(request),
             headers=headers,
         )
+
+
+def _unavailable(request: Request, what: str, error: Exception) -> Response:
+    """The reason goes to the log alone: it may hold addresses and names."""
+    log.warning("request %s failed: %s", _request_id(request), error)
+    return as_response(ServiceUnavailable(what), _request_id(request))
 
 
 def methods_of(path: str, routers: Sequence[APIRouter]) -> list[str]:

@@ -201,6 +201,15 @@ class ReportPageDamaged(ProblemError):
     name, title, status = "report-page-damaged", "Report page damaged", 500
 
 
+class ServiceUnavailable(ProblemError):
+    """The database or the artifact store is away; the same request can succeed in a moment."""
+
+    name, title, status = "service-unavailable", "Service unavailable", 503
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} cannot be reached at the moment; try again.", headers={"Retry-After": "2"})
+
+
 class InternalError(ProblemError):
     """Something failed on the server; the instance leads its operator to the log."""
 

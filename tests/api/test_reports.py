@@ -118,3 +118,13 @@ def test_damaged_page_is_not_shown(client: TestClient, audit_id: str, tmp_path: 
     response = client.get(f"/audits/{audit_id}/report", headers=HTML)
     assert (response.status_code, response.json()["type"]) == (500, "/problems/report-page-damaged")
     assert client.get(f"/audits/{audit_id}/report").json() == REPORT
+
+
+def test_page_in_a_store_that_is_away_can_be_asked_for_again(
+    client: TestClient, audit_id: str, tmp_path: Path
+) -> None:
+    page = next((tmp_path / "artifacts").rglob("*.html"))
+    page.unlink()
+    page.mkdir()  # reading it fails, and not because it is missing
+    response = client.get(f"/audits/{audit_id}/report", headers=HTML)
+    assert (response.status_code, response.json()["type"]) == (503, "/problems/service-unavailable")

@@ -118,6 +118,17 @@ def test_failure_inside_is_answered_as_a_problem_that_tells_nothing(
     assert response.json()["instance"] == f"urn:holdfast:request:{response.headers['X-Request-Id']}"
 
 
+def test_request_while_the_database_is_away_can_be_repeated(
+    make_embedded: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make_embedded(database_url="postgresql+psycopg://user:secret@127.0.0.1:1/absent")
+    response = client.get("/audits")
+    assert (response.status_code, response.json()["type"]) == (503, "/problems/service-unavailable")
+    assert response.headers["Retry-After"] == "2"
+    assert "127.0.0.1" not in response.text
+    assert "127.0.0.1" in caplog.text
+
+
 def test_failure_inside_is_in_the_log_under_the_request_id(
     make_embedded: MakeClient, request_body: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:

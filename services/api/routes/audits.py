@@ -28,6 +28,7 @@ from services.api.problems import (
     NotAcceptable,
     ReportNotReady,
     ReportPageDamaged,
+    ServiceUnavailable,
     TrainingDataUnusable,
     Unauthorized,
     UnsupportedMediaType,
@@ -40,7 +41,7 @@ from shared.requests import LABEL_KEY
 from shared.states import AuditStatus, Verdict
 from shared.views import AuditPage, AuditView, EventView, ResultPage
 
-router = APIRouter(prefix="/audits", tags=["audits"])
+router = APIRouter(prefix="/audits", tags=["audits"], responses=problems(ServiceUnavailable))
 
 LABEL = rf"{LABEL_KEY.removesuffix('$')}:[^\x00]{{0,255}}$"
 IDEMPOTENCY_KEY = r"^[!-~]{1,255}$"
