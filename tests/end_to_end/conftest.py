@@ -46,6 +46,8 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
         heartbeat_seconds=1,
         reconcile_seconds=0.5,
         cancel_grace_seconds=2,
+        cancel_deadline_seconds=20,
+        checkpoint_seconds=0.2,
         threads=1,
     )
 
@@ -80,6 +82,8 @@ def environment(settings: Settings) -> dict[str, str]:
                 "heartbeat_seconds",
                 "reconcile_seconds",
                 "cancel_grace_seconds",
+                "cancel_deadline_seconds",
+                "checkpoint_seconds",
                 "threads",
             )
         },

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import signal
 import time
 
 import httpx
@@ -81,17 +79,6 @@ def test_cancel_stops_a_running_audit_and_its_child(deployment: Deployment) -> N
     view = follow_to_the_end(deployment, submitted.id)
     assert view.status is AuditStatus.CANCELLED
     assert not children_of_the_worker()
-
-
-def test_audit_whose_child_is_killed_is_finished_by_another_attempt(deployment: Deployment) -> None:
-    submitted = deployment.client.submit(long_request())
-    wait_for_running_tuning(deployment, submitted.id)
-    for child in children_of_the_worker():
-        os.kill(child.pid, signal.SIGKILL)
-    view = follow_to_the_end(deployment, submitted.id)
-    assert view.status is AuditStatus.SUCCEEDED, view.error
-    assert len(view.attempts) == 2
-    assert "SIGKILL" in (view.attempts[0].error or "")
 
 
 def children_of_the_worker() -> list[psutil.Process]:
