@@ -10,7 +10,7 @@ from tests.chaos.deployment import TOKENS
 from tests.support.parity_audit import parity_request
 
 WAVE_SECONDS = 15.0
-FATES = ("none", "none", "cancel", "cancel and retry", "retry from scratch")
+FATES = ("none", "none", "none", "none", "cancel", "cancel and retry", "retry from scratch")
 PATIENCE_SECONDS = (0.0, 12.0)  # from an answer to the cancel
 
 
@@ -43,7 +43,7 @@ class Ask:
 def plan_asks(random_: random.Random, seconds: float) -> list[Ask]:
     """Waves of submissions. Each wave asks for new work (its own seed of the trials), some of it twice."""
     asks: list[Ask] = []
-    for wave in range(max(1, round(seconds / WAVE_SECONDS))):
+    for wave in range(max(1, int(seconds / WAVE_SECONDS))):
         requests = [f"{shape}/{wave}" for shape in random_.sample(sorted(SHAPES), k=2)]
         for request in (*requests, *requests, random_.choice(requests)):
             asks.append(
@@ -54,7 +54,7 @@ def plan_asks(random_: random.Random, seconds: float) -> list[Ask]:
                     key=f"ask-{len(asks)}",
                     priority=random_.choice([0, 0, 0, 5]),
                     twice=random_.random() < 0.3,
-                    run_seconds=random_.choice([None] * 9 + [6]),
+                    run_seconds=random_.choice([None] * 11 + [8]),
                     fate=random_.choice(FATES),
                     patience=random_.uniform(*PATIENCE_SECONDS),
                 )

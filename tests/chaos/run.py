@@ -1,6 +1,6 @@
 """`python -m tests.chaos.run --seconds 150 --seed 7 --deployment both`: break everything, check the promises.
 
-For each deployment: every request is first run once with nothing going wrong; then audits are submitted
+Every request is first run once with nothing going wrong. Then, for each deployment, audits are submitted
 while faults are injected at the moments that the seed decides; then everything is healed, every audit
 must end, and the checker judges the history. The exit status is 1 when a promise was broken.
 """
@@ -18,9 +18,9 @@ from collections import Counter
 from pathlib import Path
 
 from tests.chaos import history as histories
-from tests.chaos.history import History
+from tests.chaos.history import History, Record
 from tests.chaos.recovery import recoveries
-from tests.chaos.stage import record_run, tell
+from tests.chaos.stage import record_run, reference_results, tell
 
 DEPLOYMENTS = ("sqlite", "postgresql")
 OWN_MOUNTS = "HOLDFAST_CHAOS_OWN_MOUNTS"
@@ -36,7 +36,11 @@ def main() -> int:
     arguments = parser.parse_args()
     take_mounts_of_our_own()
     kinds = DEPLOYMENTS if arguments.deployment == "both" else (arguments.deployment,)
-    broken = [kind for kind in kinds if not judge(kind, arguments)]
+    with tempfile.TemporaryDirectory(prefix="holdfast-chaos-reference-") as directory:
+        reference = reference_results(
+            kinds[0], arguments.seconds, arguments.seed, Path(directory) / "reference"
+        )
+    broken = [kind for kind in kinds if not judge(kind, arguments, reference)]
     return 1 if broken else 0
 
 
@@ -51,13 +55,13 @@ def take_mounts_of_our_own() -> None:
         os.execv(unshare, [*begin, sys.executable, "-m", "tests.chaos.run", *sys.argv[1:]])  # noqa: S606
 
 
-def judge(kind: str, arguments: argparse.Namespace) -> bool:
+def judge(kind: str, arguments: argparse.Namespace, reference: list[Record]) -> bool:
     """Run one deployment, print what came of it; whether every promise was kept."""
     began = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix=f"holdfast-chaos-{kind}-"))
     kept = False
     try:
-        history = record_run(kind, arguments.seconds, arguments.seed, directory)
+        history = record_run(kind, arguments.seconds, arguments.seed, directory, reference)
         path = directory / "history.jsonl"
         histories.write(history, path)
         command = [sys.executable, "-m", "tests.chaos.checker", str(path)]

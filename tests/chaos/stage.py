@@ -6,7 +6,6 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -19,7 +18,7 @@ from shared.tables import Audit
 from tests.chaos import history as histories
 from tests.chaos import recorder
 from tests.chaos.asks import Ask, body, plan_asks
-from tests.chaos.deployment import TOKENS, WORKERS, Deployment, Servers, running_deployment, servers_of
+from tests.chaos.deployment import TOKENS, WORKERS, Deployment, running_deployment, servers_of
 from tests.chaos.digests import digests
 from tests.chaos.faults import Scene
 from tests.chaos.history import History, Record
@@ -28,44 +27,46 @@ from tests.chaos.submitters import ACCEPTED, Log, Submitters
 
 LOOK_SECONDS = 0.1
 TELL_SECONDS = 5.0
-CALM_SECONDS = 240.0  # after the last fault was healed, for every audit to end
+CALM_SECONDS = 400.0  # after the last fault was healed, for every audit to end
 CANCEL_SECONDS = 10.0
 FORCED_CANCEL_SECONDS = 30.0
 
 
-def record_run(kind: str, seconds: float, seed: int, directory: Path) -> History:
+def record_run(kind: str, seconds: float, seed: int, directory: Path, reference: list[Record]) -> History:
     """Run a deployment under faults for `seconds`, wait until all has ended; what was recorded."""
     asks = plan_asks(seeded("asks", seed), seconds)
     log = Log()
-    with servers_of(kind) as servers:
-        reference = reference_results(kind, directory / "reference", servers, asks)
-        with running_deployment(kind, directory / "storm", servers, WORKERS) as deployment:
-            storm(deployment, log, asks, seconds, seed)
-            for worker in deployment.workers:
-                worker.stop()
-            deployment.gateway.stop()
-            header: Record = {
-                "type": "header",
-                "at": 0.0,
-                "deployment": kind,
-                "seed": seed,
-                "max_step_attempts": deployment.settings.max_step_attempts,
-                "cancel_seconds": CANCEL_SECONDS,
-                "forced_cancel_seconds": FORCED_CANCEL_SECONDS,
-            }
-            rows = list(recorder.recorded(deployment.engine))
-            now = time.time()
-            results = [{**one, "at": now} for one in digests(deployment.engine, "result", _asked(log))]
+    with servers_of(kind) as servers, running_deployment(kind, directory, servers, WORKERS) as deployment:
+        storm(deployment, log, asks, seconds, seed)
+        for worker in deployment.workers:
+            worker.stop()
+        deployment.gateway.stop()
+        header: Record = {
+            "type": "header",
+            "at": 0.0,
+            "deployment": kind,
+            "seed": seed,
+            "max_step_attempts": deployment.settings.max_step_attempts,
+            "cancel_seconds": CANCEL_SECONDS,
+            "forced_cancel_seconds": FORCED_CANCEL_SECONDS,
+        }
+        rows = list(recorder.recorded(deployment.engine))
+        now = time.time()
+        results = [{**one, "at": now} for one in digests(deployment.engine, "result", _asked(log))]
     return histories.merged(header, reference, rows, log.records, results)
 
 
-def reference_results(kind: str, directory: Path, servers: Servers, asks: Iterable[Ask]) -> list[Record]:
-    """What the same requests give when nothing goes wrong, in a deployment of their own."""
+def reference_results(kind: str, seconds: float, seed: int, directory: Path) -> list[Record]:
+    """What the requests of a run give when nothing goes wrong, in a deployment of their own.
+
+    No number may depend on the deployment: the reference of one serves for all.
+    """
     with (
+        servers_of(kind) as servers,
         running_deployment(kind, directory, servers, WORKERS) as deployment,
         HoldfastClient(deployment.url, next(iter(TOKENS.values()))) as client,
     ):
-        names = sorted({ask.request for ask in asks})
+        names = sorted({ask.request for ask in plan_asks(seeded("asks", seed), seconds)})
         requests = {client.submit(body(name)).id: name for name in names}
         for audit in requests:
             view = list(client.follow(audit))[-1]
