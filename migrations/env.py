@@ -19,6 +19,7 @@ def migrate() -> None:
     try:
         with engine.begin() as connection:
             if connection.dialect.name == "postgresql":  # SQLite has locked the whole file by now
+                connection.execute(text("SET LOCAL lock_timeout = 0"))  # others may take their time
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
             context.configure(
                 connection=connection,

@@ -18,7 +18,12 @@ from sqlmodel import Session
 
 SQLITE_BUSY_TIMEOUT_MILLISECONDS = 30_000
 WAL_RETRY_SECONDS = 0.02
-CONNECT_SECONDS = 10
+# A process that stands still in a transaction (stopped, swapped out, cut off) must not keep its locks for
+# longer than a worker may be silent: transactions here last milliseconds.
+POSTGRESQL_CONNECT_ARGUMENTS = {
+    "connect_timeout": 10,
+    "options": "-c idle_in_transaction_session_timeout=20s -c lock_timeout=30s",
+}
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -76,7 +81,7 @@ def create_database_engine(url: str) -> Engine:
     reads (see `reading`) takes no lock.
     """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+        return create_engine(url, pool_pre_ping=True, connect_args=POSTGRESQL_CONNECT_ARGUMENTS)
     engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_MILLISECONDS / 1000})
 
     @event.listens_for(engine, "connect")

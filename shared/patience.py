@@ -17,7 +17,9 @@ RETRY_SECONDS = 0.5
 T = TypeVar("T")
 
 
-def patiently(work: Callable[[], T], for_seconds: float = math.inf) -> T:
+def patiently(
+    work: Callable[[], T], for_seconds: float = math.inf, pause_seconds: float = RETRY_SECONDS
+) -> T:
     """Do `work`, again and again while the database is away, `for_seconds` at most.
 
     When the connection is lost during a commit nobody can tell whether it took place, so `work` must be
@@ -34,7 +36,7 @@ def patiently(work: Callable[[], T], for_seconds: float = math.inf) -> T:
             if not told:
                 log.warning("the database is away: %s", error.orig)
                 told = True
-            time.sleep(RETRY_SECONDS)
+            time.sleep(pause_seconds)
 
 
 def is_away(error: DBAPIError) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, func, select, text, update
 from sqlalchemy.engine.interfaces import CacheStats
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 from sqlmodel import col
 
 from shared.database import create_database_engine, database_now, reading, transaction
+from shared.patience import patiently
 from shared.states import AuditStatus
 from shared.tables import Audit, Step
 from tests.support.audits import add_audit, add_step
@@ -138,3 +140,49 @@ def test_new_database_is_opened_although_another_connection_is_writing_to_it(tmp
     release.join()
     other.close()
     engine.dispose()
+
+
+def test_process_that_stands_still_in_a_transaction_loses_it(postgresql_url: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one() == "20s"
+        assert connection.execute(text("SHOW lock_timeout")).scalar_one() == "30s"
+        connection.execute(text("SET idle_in_transaction_session_timeout = '50ms'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
+        time.sleep(0.3)
+        with engine.begin() as other:  # gets the lock although the first transaction never ended
+            other.execute(text("SET LOCAL lock_timeout = '1s'"))
+            other.execute(text("SELECT pg_advisory_xact_lock(1)"))
+        connection.invalidate()
+    engine.dispose()
+
+
+def test_patience_outlasts_an_outage() -> None:
+    failures = [OperationalError("SELECT", {}, Exception("the server is away"))] * 2
+
+    def work() -> str:
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    assert patiently(work, pause_seconds=0.01) == "done"
+
+
+def test_patience_ends_with_its_time() -> None:
+    def work() -> None:
+        raise OperationalError("SELECT", {}, Exception("the server is away"))
+
+    with pytest.raises(OperationalError):
+        patiently(work, for_seconds=0.05, pause_seconds=0.01)
+
+
+def test_patience_is_for_outages_alone(engine: Engine) -> None:
+    tries = []
+
+    def work() -> None:
+        tries.append(1)
+        add_audit(engine, submitter=None)
+
+    with pytest.raises(IntegrityError):
+        patiently(work)
+    assert len(tries) == 1
