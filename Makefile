@@ -2,6 +2,7 @@
 # make serve    run the service on http://127.0.0.1:8000
 # make test     run the tests
 # make bench    claims with a long history, the cost of the service, a thousand audits at once (40 minutes)
+# make chaos    run audits while everything breaks (SECONDS=120 per deployment, SEED=7), check the promises
 # make check    format, lint, types, import directions
 # make almanac  train the built-in model anew, into build/almanac (ENGLISH=FILE: with its text), and measure it
 # make clean    remove what was built here; the environment in .venv and holdfast-data stay
@@ -12,7 +13,7 @@ TORCH := torch==2.13.0
 WITH_ENGLISH := $(if $(ENGLISH),--english '$(ENGLISH)')
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo serve test bench check almanac clean python
+.PHONY: demo serve test bench chaos check almanac clean python
 
 demo: $(VENV)/runtime.stamp
 	$(BIN)/holdfast demo
@@ -27,6 +28,9 @@ bench: $(VENV)/development.stamp
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.many_audits
+
+chaos: $(VENV)/development.stamp
+	$(BIN)/python -m tests.chaos.run --seconds $(or $(SECONDS),120) --seed $(or $(SEED),7)
 
 check: $(VENV)/development.stamp
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import psutil
@@ -19,7 +20,6 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
-from services.worker.draining import request_drain
 from shared.broker import send_wake_up
 from shared.database import reading
 from shared.states import StepKind, StepStatus
@@ -210,12 +210,19 @@ class DrainWorker(WorkerFault):
     kind = "drain_worker"
 
     def strike(self, scene: Scene) -> None:
-        """Ask it to drain."""
-        settings = scene.deployment.settings
-        request_drain(settings.model_copy(update={"data_directory": self._member.directory}))
+        """Ask it to drain, as an operator does."""
+        command = Path(sys.executable).with_name("holdfast"), "worker", "drain", "--no-wait"
+        self._asking = subprocess.Popen(
+            command,
+            env=self._member.environment,
+            cwd=self._member.directory,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def heal(self, scene: Scene) -> None:
         """Restart it."""
+        self._asking.wait()  # it fails where the worker has just been killed
         self._member.signal(signal.SIGTERM)
 
 
