@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-
-import torch
-
 
 def smaller_micro_batch(batch_size: int, micro_batch: int) -> int | None:
     """The largest divisor of the batch size that is at most half of `micro_batch`; None below one."""
     return next((size for size in range(micro_batch // 2, 0, -1) if batch_size % size == 0), None)
-
-
-def free_gpu_memory() -> None:
-    """Give memory that nothing uses any more back to the GPU, where there is one in use."""
-    gc.collect()
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()
