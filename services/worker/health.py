@@ -1,8 +1,8 @@
 """Whether a worker lives, told by the age of a file that it touches, idle or at work.
 
-At work the supervisor touches it whenever it has renewed its lease; between audits a timer of
-Celery's own loop does, so that a loop that hangs is found out too. (Celery's `inspect ping` gets no
-answer from the solo pool during a task.)
+At work the supervisor touches it whenever it has renewed its lease; between audits a timer of Celery
+does. (Celery's `inspect ping` gets no answer from the solo pool during a task.) Where the broker is made of
+folders that timer has a thread of its own, which a task does not hold up, so it is told of tasks.
 
 `python -m services.worker.health` exits with 0 while the file is younger than a lease, else with 1.
 """
@@ -10,17 +10,23 @@ answer from the solo pool during a task.)
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import bootsteps
 
 from services.worker.draining import end_drain
 from services.worker.heartbeat import IDLE, beat, is_alive
-from shared.settings import get_settings
+from shared.settings import Settings, get_settings
+
+
+_idle = threading.Lock()  # held by a task for as long as it runs
 
 
 class IdleHeartbeat(bootsteps.StartStopStep):
-    """Beats from the loop of the Celery worker, which stands still while a task runs."""
+    """Beats between tasks."""
 
     requires = ("celery.worker.components:Timer",)
 
@@ -29,7 +35,26 @@ class IdleHeartbeat(bootsteps.StartStopStep):
         settings = get_settings()
         end_drain(settings)  # that was said to the worker before this one
         beat(settings, IDLE)
-        worker.timer.call_repeatedly(settings.heartbeat_seconds, beat, (settings, IDLE))
+        worker.timer.call_repeatedly(settings.heartbeat_seconds, beat_if_idle, (settings,))
+
+
+def beat_if_idle(settings: Settings) -> None:
+    """Say that the worker lives and is idle, unless a task runs: then its supervisor speaks for it."""
+    if _idle.acquire(blocking=False):
+        try:
+            beat(settings, IDLE)
+        finally:
+            _idle.release()
+
+
+@contextmanager
+def at_work(settings: Settings) -> Iterator[None]:
+    """A task: nothing says meanwhile that the worker is idle, and its end does."""
+    with _idle:
+        try:
+            yield
+        finally:
+            beat(settings, IDLE)
 
 
 if __name__ == "__main__":

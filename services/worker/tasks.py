@@ -10,7 +10,7 @@ from typing import Any
 from celery.signals import worker_shutting_down
 
 from services.worker.app import celery
-from services.worker.heartbeat import IDLE, beat
+from services.worker.health import at_work
 from services.worker.supervisor import drain_queue
 from shared.broker import WAKE_UP_TASK
 from shared.database import create_database_engine
@@ -31,9 +31,9 @@ def wake_up(audit_id: str) -> None:
     settings = get_settings()
     engine = create_database_engine(settings.resolved_database_url)
     try:
-        drain_queue(engine, settings, worker_name(), shutting_down)
+        with at_work(settings):
+            drain_queue(engine, settings, worker_name(), shutting_down)
     finally:
-        beat(settings, IDLE)
         engine.dispose()
 
 

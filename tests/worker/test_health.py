@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from services.worker.heartbeat import HEARTBEAT_FILE, IDLE, beat, is_alive
+from services.worker.health import at_work, beat_if_idle
+from services.worker.heartbeat import HEARTBEAT_FILE, IDLE, beat, is_alive, last_beat
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,17 @@ def test_idle_worker_keeps_beating_on_redis(tmp_path: Path, redis_url: str) -> N
     with worker(HOLDFAST_DATA_DIRECTORY=str(tmp_path), HOLDFAST_BROKER_URL=redis_url):
         first = wait_for_beat_after(tmp_path / HEARTBEAT_FILE, 0)
         wait_for_beat_after(tmp_path / HEARTBEAT_FILE, first)
+
+
+def test_worker_says_that_it_is_idle_between_tasks_only(tmp_path: Path) -> None:
+    settings = Settings(data_directory=tmp_path)
+    beat_if_idle(settings)
+    with at_work(settings):
+        beat(settings, "audit 1")
+        beat_if_idle(settings)
+        during = last_beat(settings)
+    after = last_beat(settings)
+    assert (during and during.doing, after and after.doing) == ("audit 1", IDLE)
 
 
 def test_worker_that_never_beat_is_not_alive(tmp_path: Path) -> None:
