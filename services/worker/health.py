@@ -21,7 +21,6 @@ from services.worker.draining import end_drain
 from services.worker.heartbeat import IDLE, beat, is_alive
 from shared.settings import Settings, get_settings
 
-
 _idle = threading.Lock()  # held by a task for as long as it runs
 
 
