@@ -39,20 +39,24 @@ def claim(engine: Engine, worker: str, lease_seconds: float, code_version: str) 
     code_version: the code that the worker runs. A step planned under other code gets a new key, so that
     its result is never taken for one of that code.
     """
+    at_work: list[str] = []  # planned keys of steps that turned out to be identical to running ones
     for _ in range(CLAIM_TRIES):
         with reading(engine) as session:
-            first = session.execute(claimable(col(Step.id), col(Audit.id)).limit(1)).one_or_none()
+            free = claimable(col(Step.id), col(Audit.id), col(Step.key)).where(col(Step.key).not_in(at_work))
+            first = session.execute(free.limit(1)).one_or_none()
         if first is None:
             return None
-        step_id, audit_id = first
+        step_id, audit_id, planned_key = first
         lease = Lease(audit_id, attempt_id=new_id(), token=new_id(), seconds=lease_seconds)
         try:
             with transaction(engine) as session:
                 _begin_attempt(session, lease, worker)
                 _take(session, step_id, lease, code_version)
             return lease
-        except (IllegalStepMove, IntegrityError):
+        except IllegalStepMove:
             continue  # another worker was faster
+        except IntegrityError:  # it runs elsewhere, under the key that it has for the code of this worker
+            at_work.append(planned_key)
     return None
 
 

@@ -301,6 +301,15 @@ def test_claim_reads_nothing_of_what_has_ended(engine: Engine) -> None:
     assert read_whole == ["SCAN attempt USING INDEX ix_attempt_open_lease_expires_at"]
 
 
+def test_step_of_older_code_that_runs_elsewhere_does_not_hold_up_the_queue(engine: Engine) -> None:
+    for _ in range(2):  # each is given the same new key when it is taken
+        add_step(engine, add_audit(engine, priority=1), key="k" * 64, code_version="o" * 64)
+    audit_id, _ = add_work(engine)
+    claimed(engine)
+    assert claimed(engine).audit_id == audit_id
+    assert claim(engine, "worker-3", LONG_SECONDS, CODE) is None
+
+
 def test_running_audit_has_no_place_in_the_queue(engine: Engine) -> None:
     audit_id, _ = add_work(engine)
     claimed(engine)
