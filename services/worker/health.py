@@ -21,6 +21,7 @@ from services.worker.draining import end_drain
 from services.worker.heartbeat import IDLE, beat, is_alive
 from shared.settings import Settings, get_settings
 
+LONGEST_NAP_SECONDS = 1.0  # where the timer has a thread, the worker ends only when its nap does
 _idle = threading.Lock()  # held by a task for as long as it runs
 
 
@@ -34,7 +35,8 @@ class IdleHeartbeat(bootsteps.StartStopStep):
         settings = get_settings()
         end_drain(settings)  # that was said to the worker before this one
         beat(settings, IDLE)
-        worker.timer.call_repeatedly(settings.heartbeat_seconds, beat_if_idle, (settings,))
+        every = min(settings.heartbeat_seconds, LONGEST_NAP_SECONDS)
+        worker.timer.call_repeatedly(every, beat_if_idle, (settings,))
 
 
 def beat_if_idle(settings: Settings) -> None:
