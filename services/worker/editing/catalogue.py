@@ -57,8 +57,9 @@ def prepare_contexts(
     *,
     seed: int,
     progress: Progress = untold,
+    memory: GpuMemory | None = None,
 ) -> Contexts:
-    """The contexts that an editor's hyperparameters ask for; progress: see `generate_contexts`."""
+    """The contexts that an editor's hyperparameters ask for; progress, memory: see `generate_contexts`."""
     if not isinstance(hyperparameters, TargetHyperparameters):
         return BARE_PROMPT
     return generate_contexts(
@@ -67,4 +68,5 @@ def prepare_contexts(
         length=hyperparameters.context_length,
         seed=seed,
         progress=progress,
+        memory=memory,
     )

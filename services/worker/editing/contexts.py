@@ -3,10 +3,13 @@
 import re
 from dataclasses import dataclass
 
+import torch
+
 from services.worker.language_models.batching import encode_prompts
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import GpuMemory
 from services.worker.language_models.progress import Progress, WorkDone, untold
-from services.worker.language_models.sampling import sample_continuations, seeded
+from services.worker.language_models.sampling import sample_continuations
 from shared.edits import SLOT
 
 SEED_WORDS = ("The", "Therefore", "Because", "I", "You")
@@ -42,11 +45,17 @@ BARE_PROMPT = Contexts(groups=((SLOT,),))
 
 
 def generate_contexts(
-    language_model: LanguageModel, *, count: int, length: int, seed: int, progress: Progress = untold
+    language_model: LanguageModel,
+    *,
+    count: int,
+    length: int,
+    seed: int,
+    progress: Progress = untold,
+    memory: GpuMemory | None = None,
 ) -> Contexts:
     """Let the model write `count` texts of `length` tokens from a few seed words (MEMIT's templates).
 
-    progress: called with the tokens drawn, and of how many.
+    progress: called with the tokens drawn, and of how many. memory: told when not all fit at once.
     Returns the bare prompt in a group of its own and the texts, each followed by ". {}", in another.
     """
     if count == 0:
@@ -56,7 +65,7 @@ def generate_contexts(
     new_tokens = max(1, length - 1)
     work = WorkDone(progress, whole=count * new_tokens)
     drawn = sample_continuations(
-        language_model, prompts, new_tokens, seeded(language_model, seed), work.advance
+        language_model, prompts, new_tokens, torch.Generator().manual_seed(seed), work, memory or GpuMemory()
     )
     whole = [[*prompt, *row] for prompt, row in zip(prompts, drawn.tolist(), strict=True)]
     texts = [

@@ -103,7 +103,9 @@ def stream_second_moments(
     progress: Progress,
 ) -> dict[int, dict[str, Tensor]]:
     """Sum k kᵀ over every token in float64, holding one (d_ff, d_ff) matrix per layer and one batch."""
-    sequences = corpus.sequences(language_model, lambda written, whole: progress(written, 2 * whole))
+    sequences = corpus.sequences(
+        language_model, lambda written, whole: progress(written, 2 * whole), batches.memory
+    )
     token_count = sum(len(sequence) for sequence in sequences)
     work = WorkDone(lambda read, whole: progress(whole + read, 2 * whole), whole=token_count)
     taps = {layer: Tap(language_model.anatomy.mlp_down_projections[layer], "input") for layer in layers}

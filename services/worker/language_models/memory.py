@@ -68,9 +68,14 @@ class GpuMemory:
         warning = f"ran out of GPU memory; {what} {smaller} at a time instead of {batch_size}"
         self._warnings[what] = warning
         log.warning("%s", warning)
-        gc.collect()  # what the failed pass held may be part of a cycle
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.empty_cache()
+        free_gpu_memory()
+
+
+def free_gpu_memory() -> None:
+    """Give memory that nothing uses any more back to the GPU, where there is one in use."""
+    gc.collect()  # what is not used may be part of a cycle
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
 
 
 def attempt(work: Callable[[Sequence[Item]], None], part: Sequence[Item]) -> str | None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from importlib.metadata import version
 
-import torch
 from sqlalchemy import delete, insert, select
 from sqlmodel import Session, col
 
@@ -16,21 +11,21 @@ from services.worker.analysis.inputs import AuditFindings, ScoredProbe, Trial
 from services.worker.analysis.page import render_page
 from services.worker.analysis.report import build_report
 from services.worker.steps.context import AuditContext, StepOutcome
+from services.worker.steps.environment import UNRECORDED, differences
 from services.worker.steps.measured import chosen_controls
-from shared.database import database_now, reading
+from services.worker.steps.progress import progress_of_part
+from shared.database import database_now
 from shared.events import append_event
 from shared.measurement import Arm, FactKind, ProbeKind, ProbeScore
 from shared.reports import Provenance, StepProblem
 from shared.requests import Configuration
 from shared.states import StepKind, StepStatus
-from shared.tables import ProbeRow, Step, StoredReport
-
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scipy")
+from shared.tables import Audit, ProbeRow, Step, StoredReport
 
 
 def run(context: AuditContext, step: Step) -> StepOutcome:
     """Build the report and its page; the report is published together with the step's success."""
-    report = build_report(gather(context))
+    report = build_report(gather(context, step))
     page = context.store.put(render_page(report).encode(), ".html")
 
     def publish(session: Session) -> None:
@@ -49,35 +44,35 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
     return StepOutcome(record={"verdict": report.verdict}, artifact=page, publish=publish)
 
 
-def gather(context: AuditContext) -> AuditFindings:
-    """Put the trials together from the steps and their probe scores."""
+def gather(context: AuditContext, step: Step) -> AuditFindings:
+    """Put the trials together from the steps and their probe scores; the model is not needed."""
     steps = [step for step in context.steps() if step.kind is not StepKind.ANALYSE]
     base = next((step for step in steps if step.kind is StepKind.BASE), None)
     outcome = (base.outcome if base else None) or {}
     request = context.request
+    now = select(database_now())  # a worker's own clock may be wrong
     return AuditFindings(
         audit_id=context.audit.id,
-        created_at=datetime.now(UTC),
+        created_at=context.read(lambda session: session.execute(now).scalar_one()),
         configurations=request.configurations(),
         gate=request.gate,
-        trials=list(trials(context, steps)) if outcome else [],
+        trials=list(trials(context, step, steps)) if outcome else [],
         edits=len(request.edits),
         controls=len(outcome.get("controls", [])),
         control_candidates=outcome.get("control_candidates", 0),
-        problems=[problem(step) for step in steps if step.status is not StepStatus.SUCCEEDED],
-        warnings=[warning for step in steps for warning in (step.outcome or {}).get("warnings", [])],
+        problems=[problem(other) for other in steps if other.status is not StepStatus.SUCCEEDED],
+        warnings=warnings(steps),
         provenance=provenance(context, steps),
     )
 
 
-def trials(context: AuditContext, steps: list[Step]) -> Iterable[Trial]:
+def trials(context: AuditContext, step: Step, steps: list[Step]) -> Iterable[Trial]:
     """One trial per configuration and seed, each with the four arms that could be measured."""
-    by_id = {step.id: step for step in steps}
-    relations = fact_relations(context)
-    scored = {step.id: scored_probes(context, step, relations) for step in steps}
-    base = next(step for step in steps if step.kind is StepKind.BASE)
-    tunings = [step for step in steps if step.kind is StepKind.TUNE]
-    of_base = {same_tuning(step): step for step in tunings if step.inputs["edit_step"] is None}
+    by_id = {other.id: other for other in steps}
+    scored = all_scored_probes(context, step, steps)
+    base = next(other for other in steps if other.kind is StepKind.BASE)
+    tunings = [other for other in steps if other.kind is StepKind.TUNE]
+    of_base = {same_tuning(tuning): tuning for tuning in tunings if tuning.inputs["edit_step"] is None}
     for configuration in context.request.configurations():
         for tuning in tunings:
             edit = by_id.get(tuning.inputs["edit_step"] or "")
@@ -120,14 +115,24 @@ def fact_relations(context: AuditContext) -> dict[str, str | None]:
     return relations
 
 
+def all_scored_probes(context: AuditContext, step: Step, steps: list[Step]) -> dict[str, list[ScoredProbe]]:
+    """The probe scores of every step, by its id."""
+    relations = fact_relations(context)
+    scored = {}
+    progress = progress_of_part(context, step, "read the scores of {done} of {whole} steps")
+    for number, other in enumerate(steps, start=1):
+        scored[other.id] = scored_probes(context, other, relations)
+        progress(number, len(steps))
+    return scored
+
+
 def scored_probes(context: AuditContext, step: Step, relations: dict[str, str | None]) -> list[ScoredProbe]:
     """The probe scores that a step stands for; none where it did not succeed."""
     if step.status is not StepStatus.SUCCEEDED or step.source_step_id is None:
         return []
-    with reading(context.engine) as session:
-        rows = session.execute(
-            select(ProbeRow).where(col(ProbeRow.step_id) == step.source_step_id).order_by(col(ProbeRow.id))
-        ).scalars()
+    query = select(ProbeRow).where(col(ProbeRow.step_id) == step.source_step_id).order_by(col(ProbeRow.id))
+
+    def read(session: Session) -> list[ScoredProbe]:
         return [
             ScoredProbe(
                 fact_id=row.fact_id,
@@ -147,8 +152,10 @@ def scored_probes(context: AuditContext, step: Step, relations: dict[str, str | 
                     predicted_token=row.predicted_token,
                 ),
             )
-            for row in rows
+            for row in session.execute(query).scalars()
         ]
+
+    return context.read(read)
 
 
 def problem(step: Step) -> StepProblem:
@@ -158,21 +165,25 @@ def problem(step: Step) -> StepProblem:
     )
 
 
+def warnings(steps: list[Step]) -> list[str]:
+    """What the steps warn of, and whether they are to be compared at all to the last digit."""
+    outcomes = [step.outcome or {} for step in steps]
+    told = [warning for outcome in outcomes for warning in outcome.get("warnings", [])]
+    return told + differences(outcome["environment"] for outcome in outcomes if "environment" in outcome)
+
+
 def provenance(context: AuditContext, steps: list[Step]) -> Provenance:
-    """What it takes to run the audit again."""
-    plan = next(step for step in steps if step.kind is StepKind.PLAN)
-    device = context.language_model.device
+    """What it takes to run the audit again: the base step's environment, and what the plan settled."""
+    recorded = {
+        step.kind: step.outcome or {} for step in steps if step.kind in {StepKind.PLAN, StepKind.BASE}
+    }
+    audit_id = context.audit.id
+    revision = context.read(lambda session: session.get_one(Audit, audit_id).model_revision)
     return Provenance(
-        holdfast_version=version("holdfast"),
-        python_version=sys.version.split()[0],
-        packages={name: version(name) for name in PACKAGES},
+        **recorded.get(StepKind.BASE, {}).get("environment", UNRECORDED),
         model=context.audit.model_reference,
-        model_revision=context.language_model.revision,
-        dtype=str(context.language_model.dtype).removeprefix("torch."),
+        model_revision=revision or "unknown",
         edit_set_hash=context.edit_set.content_hash,
-        data_hashes=(plan.outcome or {}).get("data_hashes", {}),
+        data_hashes=recorded[StepKind.PLAN].get("data_hashes", {}),
         seeds=list(context.request.seeds),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        platform=platform.platform(),
-        threads=torch.get_num_threads(),
     )

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from services.worker.language_models.memory import GpuMemory
 from services.worker.probing.control_facts import choose_controls, control_candidates
 from services.worker.probing.probes import control_probes, edit_probes
 from services.worker.probing.scoring import score
 from services.worker.steps.context import ArmScores, AuditContext, StepOutcome
+from services.worker.steps.environment import environment
 from services.worker.steps.measured import held_back_paraphrases
+from services.worker.steps.progress import progress_of_part
 from shared.measurement import Arm, ProbeKind
 from shared.tables import Step
 
 
-def run(context: AuditContext, _step: Step) -> StepOutcome:
+def run(context: AuditContext, step: Step) -> StepOutcome:
     """Probe edits and control candidates; keep as controls what the base model answers right."""
-    request = context.request
+    request, memory = context.request, GpuMemory()
     probes = edit_probes(request.edits, held_back_paraphrases(request))
-    scores = score(context.language_model, probes)
     candidates = control_candidates(request.edits, request.controls.facts, request.controls.unedited)
-    candidate_scores = score(context.language_model, control_probes(candidates))
+    scored = score(
+        context.language_model,
+        probes + control_probes(candidates),
+        progress=progress_of_part(context, step, "probe {done} of {whole}"),
+        memory=memory,
+    )
+    scores, candidate_scores = scored[: len(probes)], scored[len(probes) :]
     controls = choose_controls(candidates, candidate_scores, request.edits, request.controls.maximum)
     control_scores = dict(zip(candidates, candidate_scores, strict=True))
     known = sum(
@@ -25,7 +33,7 @@ def run(context: AuditContext, _step: Step) -> StepOutcome:
         for probe, answer in zip(probes, scores, strict=True)
         if probe.probe_kind is ProbeKind.REWRITE
     )
-    warnings = []
+    warnings = [f"{step.title}: {warning}" for warning in memory.warnings]
     if not controls:
         warnings.append("the base model answers no control candidate right, so there is nothing to compare")
     if known:
@@ -35,6 +43,7 @@ def run(context: AuditContext, _step: Step) -> StepOutcome:
             "controls": [fact.model_dump(mode="json") for fact in controls],
             "control_candidates": len(candidates),
             "warnings": warnings,
+            "environment": environment(context.language_model),
         },
         arms=[
             ArmScores(

@@ -9,6 +9,7 @@ from services.worker.editing.editor import EditFailed
 from services.worker.editing.token_positions import SubjectNotFound, SubjectTruncated
 from services.worker.language_models.anatomy import UnsupportedModel
 from services.worker.language_models.loading import ModelNotLoadable
+from services.worker.language_models.memory import OutOfGpuMemory
 from services.worker.language_models.weight_delta import DeltaMismatch
 from services.worker.probing.scoring import ProbeTooLong
 from services.worker.tuning.errors import RecipeDoesNotFit, TrainingDiverged
@@ -53,7 +54,7 @@ CAUSES: dict[Cause, tuple[type[Exception], ...]] = {
         UnusableTrainingData,
     ),
     Cause.MODEL: (EditFailed, TrainingDiverged),
-    Cause.INFRASTRUCTURE: (ArtifactCorrupt, DeltaMismatch, MemoryError),
+    Cause.INFRASTRUCTURE: (ArtifactCorrupt, DeltaMismatch, MemoryError, OutOfGpuMemory),
 }
 
 
@@ -67,11 +68,16 @@ def explain(error: Exception) -> StepFailed:
     return StepFailed(Cause.INFRASTRUCTURE, f"{type(error).__name__}: {error}")
 
 
-def is_passing(error: Exception) -> bool:
-    """Whether an error says that the surroundings are away or full: later the same step may succeed."""
+def is_passing(error: BaseException) -> bool:
+    """Whether an error says that the surroundings are away or full: later the same step may succeed.
+
+    So does one that was raised from such an error, whatever it is called: "the model cannot be loaded".
+    """
     if isinstance(error, (ArtifactStoreUnavailable, HubUnavailable, ConnectionError, TimeoutError)):
         return True
-    return isinstance(error, OSError) and error.errno in PASSING_ERRNOS
+    if isinstance(error, OSError) and error.errno in PASSING_ERRNOS:
+        return True
+    return error.__cause__ is not None and is_passing(error.__cause__)
 
 
 def is_foreseen(error: Exception) -> bool:

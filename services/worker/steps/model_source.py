@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from services.worker import almanac
 from services.worker.language_models.loading import Dtype, LanguageModel, load_language_model
+from services.worker.language_models.memory import free_gpu_memory
 from services.worker.steps.failures import StepFailed
 from shared.model_files import content_revision
 from shared.model_references import model_directory, parse_model_reference
@@ -34,17 +34,10 @@ class ModelKeeper:
         key = (reference, revision, dtype)
         if self._model is None or self._key != key or revision is None:
             self._model = None
-            free_memory()
+            free_gpu_memory()
             self._model = load_audited_model(reference, revision, dtype, settings)
             self._key = key
         return self._model
-
-
-def free_memory() -> None:
-    """Give back what no model needs any more."""
-    gc.collect()
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()
 
 
 def load_audited_model(

@@ -20,7 +20,9 @@ TEXTS = [*random_texts()[:10], "the old market", "Ada"]
 class ForbiddenCorpus(GivenTexts):
     """The same corpus, which must not be read again."""
 
-    def sequences(self, language_model: LanguageModel, progress: Progress) -> list[list[int]]:
+    def sequences(
+        self, language_model: LanguageModel, progress: Progress, memory: GpuMemory
+    ) -> list[list[int]]:
         raise AssertionError("the statistics were computed although they are stored")
 
 
@@ -129,21 +131,22 @@ def test_stored_statistics_do_not_serve_another_model_or_corpus(tmp_path: Path, 
 
 def test_sampled_corpus_has_the_tokens_asked_for_and_bos_where_it_belongs() -> None:
     language_model = tiny_language_model("llama")
-    sequences = SampledTexts(token_count=700, seed=0).sequences(language_model, untold)
+    sequences = SampledTexts(token_count=700, seed=0).sequences(language_model, untold, GpuMemory())
     assert sum(len(sequence) for sequence in sequences) == 700
     assert all(sequence[0] == 0 and 0 not in sequence[1:] for sequence in sequences)
 
 
 def test_sampled_corpus_of_a_tokenizer_without_bos_holds_no_special_token() -> None:
     language_model = tiny_language_model("gpt2")
-    sequences = SampledTexts(token_count=700, seed=0).sequences(language_model, untold)
+    sequences = SampledTexts(token_count=700, seed=0).sequences(language_model, untold, GpuMemory())
     assert all(0 not in sequence for sequence in sequences)
 
 
 def test_sampled_corpus_is_given_by_its_seed() -> None:
     language_model = tiny_language_model("gpt2")
     first, again, other = (
-        SampledTexts(token_count=100, seed=seed).sequences(language_model, untold) for seed in (1, 1, 2)
+        SampledTexts(token_count=100, seed=seed).sequences(language_model, untold, GpuMemory())
+        for seed in (1, 1, 2)
     )
     assert first == again != other
 
