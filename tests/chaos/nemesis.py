@@ -1,7 +1,7 @@
 """When things go wrong in a chaos run: planned ahead from the seed, carried out by the clock.
 
 Faults may overlap. One that finds nothing to hit at its moment (the worker is down already, no artifact
-is there yet) does nothing and is not recorded.
+is there yet) waits for something, for a while; it is recorded when it strikes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from tests.chaos.faults import FAULTS, Fault, NothingToHit, Scene
 
-PAUSE_SECONDS = (1.5, 4.5)  # between the beginnings of two faults
+PAUSE_SECONDS = (1.0, 3.5)  # between the beginnings of two faults
+AIM_SECONDS = 20.0  # how long a fault waits for something to hit
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,26 @@ class Nemesis:
         """Do what is due `now` seconds from the beginning."""
         while self._to_heal and self._to_heal[0][0] <= now:
             self._heal()
-        while self.plan and self.plan[0].at <= now:
-            self._strike(self.plan.pop(0).fault, now)
+        for planned in [planned for planned in self.plan if planned.at <= now]:
+            if self._strike(planned.fault, now) or now > planned.at + AIM_SECONDS:
+                self.plan.remove(planned)
 
     def heal_all(self) -> None:
         """End every fault."""
         while self._to_heal:
             self._heal()
 
-    def _strike(self, fault: Fault, now: float) -> None:
+    def _strike(self, fault: Fault, now: float) -> bool:
+        """Carry the fault out; whether there was something to hit."""
         try:
             hit = fault.aim(self.scene)
         except NothingToHit:
-            return
+            return False
         number = next(self._numbers)
         self._note(fault, number, "began", hit.workers, hit.target)  # before anybody can notice it
         fault.strike(self.scene)
         heapq.heappush(self._to_heal, (now + fault.seconds, number, fault))
+        return True
 
     def _heal(self) -> None:
         _, number, fault = heapq.heappop(self._to_heal)

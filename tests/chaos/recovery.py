@@ -8,18 +8,17 @@ from tests.chaos.history import History, Record
 def recoveries(history: History) -> list[tuple[float, Record]]:
     """For each step that ran under a worker when a fault hit it: seconds to its next start or end.
 
-    With the fault; longest first. A step that nobody took up again is not counted: the audit it belongs
-    to has then ended.
+    With the last fault that hit it meanwhile; longest first.
     """
     worker_of_token: dict[str, str] = {}
     running: dict[str, str] = {}  # step → token
-    open_: dict[str, list[Record]] = {}  # step → the faults that hit it and that it has not got over
+    hit_by: dict[str, Record] = {}  # step → the last fault that it has not got over
     found: list[tuple[float, Record]] = []
     for record in history.records:
         if record["type"] == "fault" and record["act"] == "began":
             for step, token in running.items():
                 if worker_of_token.get(token) in record["workers"]:
-                    open_.setdefault(step, []).append(record)
+                    hit_by[step] = record
         if record["type"] != "row" or record["new"] is None:
             continue
         new = record["new"]
@@ -29,8 +28,8 @@ def recoveries(history: History) -> list[tuple[float, Record]]:
             before = record["old"]["status"] if record["old"] else None
             if new["status"] == before:
                 continue
-            if new["status"] != "pending":
-                found += [(record["at"] - fault["at"], fault) for fault in open_.pop(new["id"], [])]
+            if new["status"] != "pending" and (fault := hit_by.pop(new["id"], None)):
+                found.append((record["at"] - fault["at"], fault))
             running.pop(new["id"], None)
             if new["status"] == "running":
                 running[new["id"]] = new["lease_token"]
