@@ -130,8 +130,8 @@ def test_relative_model_roots_are_found_from_the_data_directory(
     assert environment["HOLDFAST_MODEL_ROOTS"] == f'["{tmp_path}/models"]'
 
 
-def test_worker_may_take_as_long_to_stop_as_handing_over_and_ending_its_child_take() -> None:
-    settings = Settings()
+def test_worker_may_take_as_long_to_stop_as_handing_over_and_ending_its_child_take(tmp_path: Path) -> None:
+    settings = Settings(data_directory=tmp_path)
     assert settings.stop_seconds > settings.handover_seconds + settings.cancel_grace_seconds
     assert create_celery(settings).conf.worker_soft_shutdown_timeout == settings.stop_seconds
 
