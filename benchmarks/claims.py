@@ -20,10 +20,11 @@ from typing import Any
 from sqlalchemy import Engine, insert, text
 
 from migrations import upgrade
-from shared.claims import claim, queue_position
+from shared.claims import claim
 from shared.database import create_database_engine, reading
 from shared.leases import fenced
 from shared.outbox import relay
+from shared.queue_order import queue_position
 from shared.recovery import (
     expire_overdue,
     finish_cancels,

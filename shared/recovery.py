@@ -10,11 +10,11 @@ from sqlalchemy import Engine, select
 from sqlmodel import Session, col
 
 from shared.audit_moves import cancel_open_steps, go_on_without, lock_audit, move_audit
-from shared.claims import claimable
 from shared.database import database_now, reading, transaction
 from shared.events import append_event
 from shared.leases import Lease, close_attempt
 from shared.outbox import WAKE_UP, WAKE_UPS_AT_ONCE
+from shared.queue_order import claimable
 from shared.states import AuditStatus, Cause
 from shared.step_moves import held_step, put_back, step_died
 from shared.tables import Attempt, Audit, OutboxMessage

@@ -18,8 +18,8 @@ from services.api.estimates import Estimate, seconds_until_taken
 from services.api.phases import expected_steps, phases, resumed_shares, telling_events
 from services.api.problems import AuditEnded, AuditNotFound
 from shared.audit_moves import request_cancel
-from shared.claims import queue_position
 from shared.database import UtcDateTime, database_now, reading, transaction
+from shared.queue_order import queue_position
 from shared.states import AuditStatus, IllegalTransition, StepStatus, Verdict
 from shared.tables import Attempt, Audit, EditSet, Step
 from shared.views import AttemptView, AuditPage, AuditSummary, AuditView, DeadlinesView, StepView

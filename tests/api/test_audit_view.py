@@ -9,9 +9,9 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from services.api.durations import typical_spell_seconds, typical_step_seconds, workers_at_work
-from shared.claims import queue_position
 from shared.database import reading, transaction
 from shared.leases import fenced
+from shared.queue_order import queue_position
 from shared.recovery import expire_overdue, hand_over, lose
 from shared.states import AuditStatus, Cause, StepKind, StepStatus
 from shared.tables import Attempt, Audit, Step

@@ -12,8 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
 from shared.audit_moves import request_cancel
-from shared.claims import claim, claimable, key_under, queue_position, should_make_way
+from shared.claims import claim, key_under
 from shared.database import database_now, reading, transaction
+from shared.queue_order import claimable, queue_position, should_make_way
 from shared.recovery import reap_expired
 from shared.states import AuditStatus, StepStatus
 from shared.tables import Attempt, Step

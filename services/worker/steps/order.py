@@ -19,10 +19,11 @@ from services.worker.steps.failures import InputDamaged, StepFailed, explain, is
 from services.worker.tuning.errors import HandedOver
 from shared.artifacts import Artifact, ArtifactCorrupt, ArtifactStoreUnavailable
 from shared.audit_moves import lock_audit
-from shared.claims import should_make_way, take_next_step
+from shared.claims import take_next_step
 from shared.events import append_event
 from shared.leases import LeaseLost
 from shared.patience import is_away
+from shared.queue_order import should_make_way
 from shared.recovery import hand_over, leave
 from shared.states import AuditStatus, Cause, StepKind, StepStatus
 from shared.step_moves import have_computed_again, held_step, move_step, settle, step_died, wake_twins
