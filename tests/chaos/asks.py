@@ -9,7 +9,7 @@ from typing import Any
 from tests.chaos.deployment import TOKENS
 from tests.support.parity_audit import parity_request
 
-WAVE_SECONDS = 15.0
+WAVE_SECONDS = 20.0
 FATES = ("none", "none", "none", "none", "cancel", "cancel and retry", "retry from scratch")
 PATIENCE_SECONDS = (0.0, 12.0)  # from an answer to the cancel
 

@@ -17,7 +17,8 @@ from tests.chaos.deployment import TOKENS
 from tests.chaos.history import Record
 
 ANSWER_SECONDS = 5.0  # without an answer for so long the call is made again
-PAUSE_SECONDS = 0.5
+PAUSE_SECONDS = 0.5  # from a call without an answer to the next
+POLL_SECONDS = 2.0  # from one look at an audit to the next
 CLIENTS = 24
 ACCEPTED = frozenset({"submit.accepted", "retry.accepted"})
 
@@ -94,7 +95,7 @@ class Submitters:
             view = self._until_answered(lambda: http.get(f"/audits/{audit}")).json()
             if AuditStatus(view["status"]).is_terminal:
                 break
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(POLL_SECONDS)
         else:
             return
         key = f"{ask.key}-again"
