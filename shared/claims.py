@@ -7,6 +7,7 @@ for its model is loaded.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -121,12 +122,14 @@ def _take(session: Session, step_id: str, lease: Lease, code_version: str) -> No
     step = session.execute(
         select(col(Step.key), col(Step.code_version), col(Step.title)).where(col(Step.id) == step_id)
     ).one()
-    key = step.key if step.code_version == code_version else key_under(code_version, step.key)
+    values: dict[str, Any] = {"key": step.key}
+    if step.code_version != code_version:  # what other code has saved half-way is not gone on with either
+        values = {"key": key_under(code_version, step.key), "checkpoint": None, "checkpoint_sha256": None}
     move_step(
         session,
         step_id,
         StepStatus.RUNNING,
-        key=key,
+        **values,
         code_version=code_version,
         lease_token=lease.token,
         started_at=database_now(),

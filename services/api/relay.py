@@ -37,6 +37,11 @@ class Relay(Rounds):
         self._reap_from = -math.inf
         super().__init__("relay", self.run_round, settings.reconcile_seconds)
 
+    def start(self) -> None:
+        """Begin; the database may have been away until now."""
+        self._spare_the_living()
+        super().start()
+
     def run_round(self) -> None:
         """Look once for what was lost, what is overdue and what is to be sent."""
         for task in (self._reap, self._end_overdue, self._repeat, self._relay):

@@ -109,9 +109,8 @@ def test_relay_returns_the_audit_of_a_lost_worker_to_the_queue(engine: Engine, b
     with transaction(engine) as session:
         session.execute(update(OutboxMessage).values(sent_at=database_now()))
         session.execute(update(Attempt).values(lease_expires_at=database_now(-1)))
-    relay = running(engine, broker, reconcile_seconds=3600)
+    Relay(engine, Settings(), broker.send).run_round()
     broker.wait()
-    relay.stop()
     with reading(engine) as session:
         assert session.get_one(Audit, audit_id).status is AuditStatus.QUEUED
 
@@ -164,6 +163,16 @@ def test_workers_are_spared_for_a_lease_after_the_database_was_away(
     now += 1
     relay.run_round()
     assert audit_of(engine, audit_id).status is AuditStatus.QUEUED
+
+
+def test_workers_are_spared_for_a_lease_after_the_gateway_has_started(engine: Engine, broker: Broker) -> None:
+    audit_id, _ = add_work(engine)
+    let_lease_expire(engine, claimed(engine))
+    relay = Relay(engine, Settings(reconcile_seconds=0.01), broker.send)
+    relay.start()
+    broker.wait()  # what it sent was sent in a round that could have reaped
+    relay.stop()
+    assert audit_of(engine, audit_id).status is AuditStatus.RUNNING
 
 
 def test_worker_that_renews_after_the_database_was_away_keeps_its_audit(

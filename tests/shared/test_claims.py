@@ -235,6 +235,16 @@ def test_step_planned_under_other_code_gets_a_key_of_its_own(engine: Engine) -> 
     assert (step.key, step.code_version) == (key_under(CODE, SAME), CODE)
 
 
+def test_step_saved_half_way_by_other_code_begins_anew(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+    saved = {"checkpoint": "half-way", "checkpoint_sha256": "s" * 64, "checkpoint_progress": 0.5}
+    theirs = add_step(engine, audit_id, 0, code_version="o" * 64, **saved)
+    ours = add_step(engine, audit_id, 1, code_version=CODE, **saved)
+    for _ in range(2):
+        claimed(engine)
+    assert (step_of(engine, theirs).checkpoint, step_of(engine, ours).checkpoint) == (None, "half-way")
+
+
 def test_worker_makes_way_for_a_higher_priority_at_once(engine: Engine) -> None:
     add_work(engine)
     lease = claimed(engine)
