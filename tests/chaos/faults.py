@@ -31,11 +31,10 @@ from tests.chaos.submitters import Log
 
 HOUR_SECONDS = 3600
 LOCK_SQLITE = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
+import signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
 connection.execute("BEGIN EXCLUSIVE")
-print("locked", flush=True)
-sys.stdin.read()
+signal.pause()
 """
 
 
@@ -331,16 +330,13 @@ class StopDatabase(Fault):
             scene.deployment.database.stop()
             return
         path = scene.deployment.engine.url.database
-        self._locker = subprocess.Popen(
-            [sys.executable, "-c", LOCK_SQLITE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self._locker.stdout is not None
-        self._locker.stdout.readline()
+        self._locker = subprocess.Popen([sys.executable, "-c", LOCK_SQLITE, str(path)])
 
     def heal(self, scene: Scene) -> None:
         """Start or unlock it."""
         if self._locker is not None:
-            self._locker.communicate()
+            self._locker.kill()
+            self._locker.wait()
         elif scene.deployment.database:
             scene.deployment.database.start()
         scene.away.discard(self.kind)
