@@ -17,7 +17,7 @@ from services.worker.steps.content_keys import code_version
 from services.worker.steps.context import AuditContext, StepOutcome, replace_scores
 from services.worker.steps.failures import InputDamaged, StepFailed, explain, is_foreseen, is_passing
 from services.worker.tuning.errors import HandedOver
-from shared.artifacts import Artifact, ArtifactCorrupt, ArtifactStoreUnavailable
+from shared.artifacts import Artifact, ArtifactCorrupt
 from shared.audit_moves import lock_audit
 from shared.claims import take_next_step
 from shared.events import append_event
@@ -82,9 +82,9 @@ def run_step(context: AuditContext, step: Step) -> None:
         LeaseLost: see `work_on_audit`.
         AskedToLeave, HandedOver: the worker was stopped; what could be kept has been.
     """
-    if step.kind in REUSABLE and not context.audit.from_scratch and reuse_identical(context, step):
-        return
     try:
+        if step.kind in REUSABLE and not context.audit.from_scratch and reuse_identical(context, step):
+            return
         outcome = RUN[step.kind](context, step)
     except (LeaseLost, AskedToLeave, HandedOver):
         raise
@@ -170,7 +170,11 @@ def compute_input_again(context: AuditContext, step: Step, damage: InputDamaged)
 
 
 def reuse_identical(context: AuditContext, step: Step) -> bool:
-    """Let the step stand for an identical one that succeeded before, if its artifact is intact."""
+    """Let the step stand for an identical one that succeeded before, if its artifact is intact.
+
+    Raises:
+        ArtifactStoreUnavailable: nobody can tell; hours of work may be there to be taken over.
+    """
     query = (
         select(Step)
         .where(col(Step.key) == step.key, col(Step.status) == StepStatus.SUCCEEDED, col(Step.id) != step.id)
@@ -233,7 +237,7 @@ def _intact(context: AuditContext, step: Step) -> bool:
         return True
     try:
         context.store.verify(Artifact(step.artifact, step.artifact_sha256))
-    except (ArtifactCorrupt, ArtifactStoreUnavailable) as error:
+    except ArtifactCorrupt as error:
         log.warning("%s; %s is computed again", error, step.title)
         return False
     return True

@@ -211,6 +211,26 @@ def test_step_whose_surroundings_are_away_is_tried_again_after_a_wait(
     assert context.steps()[0].status is StepStatus.SUCCEEDED
 
 
+def test_step_that_was_computed_before_waits_for_the_store_and_is_not_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise ArtifactStoreUnavailable(OSError("the share is gone"))
+
+    first = claimed(tmp_path, small_request())
+    work_on_audit(first)
+    second = claimed(tmp_path, small_request(), retry_wait_seconds=0)
+    run_steps(second, 2)
+    edit = next_step(second)
+    assert edit is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(type(second.store), "verify", away)
+        run_step(second, edit)
+    assert (second.step(edit.id).status, second.step(edit.id).deaths) == (StepStatus.PENDING, 1)
+    run_steps(second, 1)
+    assert second.step(edit.id).source_step_id == steps_of(first, StepKind.EDIT)[0].id
+
+
 def test_surroundings_that_stay_away_fail_the_step_as_infrastructure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
