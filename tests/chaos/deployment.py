@@ -87,12 +87,12 @@ class Deployment:
     @property
     def store(self) -> Path:
         """Where artifacts are."""
-        return self.directory / "artifacts"
+        return self.directory / "store" / "artifacts"
 
     @property
     def store_is_limited(self) -> bool:
         """Whether the artifact store is a file system of its own, which can be filled."""
-        return self.store.is_mount()
+        return self.store.parent.is_mount()
 
     @property
     def worker_names(self) -> list[str]:
@@ -149,14 +149,14 @@ def running_deployment(kind: str, directory: Path, servers: Servers, workers: in
             data_directory=directory,
             database_url=database_url,
             broker_url=servers.redis.url if servers.redis else "",
-            artifacts_url=(directory / "artifacts").as_uri(),
+            artifacts_url=(directory / "store" / "artifacts").as_uri(),
             model_roots=(PARITY_GPT2,),
             tokens=TOKENS,
             **TEMPERAMENT,
         )
         if servers.redis:
             servers.redis.flush()
-        resources.enter_context(_limited_store(directory / "artifacts"))
+        resources.enter_context(_limited_space(directory / "store"))
         upgrade(database_url)
         engine = create_database_engine(database_url)
         resources.callback(engine.dispose)
@@ -210,7 +210,7 @@ def _worker(number: int, directory: Path, environment: dict[str, str]) -> Member
 
 
 @contextmanager
-def _limited_store(directory: Path) -> Iterator[None]:
+def _limited_space(directory: Path) -> Iterator[None]:
     """A small file system in memory at `directory`, where we may mount one; else a plain directory."""
     directory.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={STORE_BYTES}", "tmpfs", str(directory)]

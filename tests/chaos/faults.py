@@ -296,21 +296,21 @@ class StrayWakeUps(Fault):
     def strike(self, scene: Scene) -> None:
         """Repeat every wake-up there was."""
         self._audits = scene.audits()
-        for audit in self._audits[-5:] * 2:
-            self._send(scene, "duplicated", audit)
-        self._send(scene, "unknown", new_id())
+        known = [("duplicated", audit) for audit in self._audits[-5:] * 2]
+        self._send(scene, [*known, ("unknown", new_id())])
 
     def heal(self, scene: Scene) -> None:
         """Send them once more, now that more of the audits have ended."""
-        for audit in self._audits[-10:]:
-            self._send(scene, "delayed", audit)
+        self._send(scene, [("delayed", audit) for audit in self._audits[-10:]])
 
-    def _send(self, scene: Scene, kind: str, audit: str) -> None:
-        try:
-            send_wake_up(scene.deployment.celery(), audit)
-        except (BrokerError, redis.RedisError):
-            return  # the broker is away
-        scene.log.add("delivery", kind=kind, audit=audit)
+    def _send(self, scene: Scene, wake_ups: list[tuple[str, str]]) -> None:
+        celery = scene.deployment.celery()
+        for kind, audit in wake_ups:
+            try:
+                send_wake_up(celery, audit)
+            except (BrokerError, redis.RedisError):
+                return  # the broker is away
+            scene.log.add("delivery", kind=kind, audit=audit)
 
 
 @dataclass
@@ -356,14 +356,40 @@ class FillStore(Fault):
 
     def strike(self, scene: Scene) -> None:
         """Take all the space that is left."""
-        self._filler = scene.deployment.store / "filler"
-        space = os.statvfs(scene.deployment.store)
+        self._filler = scene.deployment.store.with_name("filler")
+        space = os.statvfs(self._filler.parent)
         with self._filler.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, space.f_bavail * space.f_frsize))
 
     def heal(self, scene: Scene) -> None:
         """Give the space back."""
         self._filler.unlink(missing_ok=True)
+        scene.away.discard(self.kind)
+
+
+@dataclass
+class HideStore(Fault):
+    """The artifact store is away: it can neither be read nor written to, and comes back as it was."""
+
+    kind = "hide_store"
+
+    def aim(self, scene: Scene) -> Hit:
+        """The store, once there is one."""
+        if not scene.deployment.store.is_dir():
+            raise NothingToHit
+        return self._once(scene)
+
+    def strike(self, scene: Scene) -> None:
+        """Put a file where the store was."""
+        store = scene.deployment.store
+        store.rename(store.with_name("hidden"))
+        store.touch()
+
+    def heal(self, scene: Scene) -> None:
+        """Bring it back."""
+        store = scene.deployment.store
+        store.unlink()
+        store.with_name("hidden").rename(store)
         scene.away.discard(self.kind)
 
 
@@ -427,5 +453,6 @@ FAULTS: tuple[Callable[[random.Random], Fault], ...] = (
     lambda dice: StrayWakeUps(dice.uniform(3, 10)),
     lambda dice: StopDatabase(dice.uniform(0.5, 5)),
     lambda dice: FillStore(dice.uniform(2, 5)),
+    lambda dice: HideStore(dice.uniform(1, 4)),
     lambda dice: DamageArtifact(0, dice.random() < 0.5, dice.random()),
 )
