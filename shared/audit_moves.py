@@ -98,12 +98,14 @@ def go_on_without(session: Session, audit_id: str) -> None:
             move_audit(session, audit_id, AuditStatus.CANCELLED, cause=Cause.USER)
         return
     steps = _steps(session, audit_id)
-    if all(step.status.is_terminal for step in steps):
+    work_is_left = not all(step.status.is_terminal for step in steps)
+    if at_work == 0 and not work_is_left:  # the last one out ends it: nobody may write to an ended audit
         conclude(session, audit_id, steps)
         return
     if at_work == 0:
         move_audit(session, audit_id, AuditStatus.QUEUED)
-    request_wake_up(session, audit_id)
+    if work_is_left:
+        request_wake_up(session, audit_id)
 
 
 def conclude(session: Session, audit_id: str, steps: Sequence[Row[tuple[object, ...]]]) -> None:

@@ -139,6 +139,20 @@ def finished_audit(engine: Engine, *, tuned: StepStatus, verdict: Verdict | None
     return audit_id
 
 
+def test_audit_whose_work_is_done_ends_with_its_last_worker(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+    for position in range(2):
+        add_step(engine, audit_id, position)
+    first, second = claimed(engine, "worker-1"), claimed(engine, "worker-2")
+    for lease in (first, second):
+        end_step(engine, lease)
+    assert go_on(engine, second) is None
+    assert audit_of(engine, audit_id).status is AuditStatus.RUNNING
+    assert go_on(engine, first) is None
+    assert audit_of(engine, audit_id).status is AuditStatus.FAILED
+    assert event_kinds(engine, audit_id)[-1] == "audit.failed"
+
+
 def test_audit_with_a_report_on_a_trial_succeeds_with_its_verdict(engine: Engine) -> None:
     audit_id = finished_audit(engine, tuned=StepStatus.SUCCEEDED, verdict=Verdict.FAIL)
     audit = audit_of(engine, audit_id)
