@@ -76,10 +76,13 @@ def settle(session: Session, audit_id: str) -> None:
             move_step(session, step.id, StepStatus.SKIPPED, error="a step it needs did not succeed")
             append_event(session, audit_id, "step.skipped", step=step.title)
             status_of[step.id] = StepStatus.SKIPPED
-        elif _needs_are_met(step, status_of):
+        elif not _needs_are_met(step, status_of):
+            if step.ready_at is not None:  # what it needs has been found damaged
+                _set_ready(session, step.id, None)
+        else:
             ready += 1
             if step.ready_at is None:
-                _set_ready(session, [step.id], database_now())
+                _set_ready(session, step.id, database_now())
     if ready > 1:  # one is taken by whoever made it ready
         request_wake_up(session, audit_id)
 
@@ -106,7 +109,10 @@ def step_died(
 
 
 def put_back(session: Session, step: Step, *, wait_seconds: float = 0.0, **values: Any) -> None:
-    """Let a running step be taken again, `wait_seconds` from now at the earliest."""
+    """Let a running step be taken again, `wait_seconds` from now at the earliest.
+
+    If what it needs was meanwhile found damaged, it waits for that, or is skipped where that has failed.
+    """
     move_step(
         session,
         step.id,
@@ -116,6 +122,7 @@ def put_back(session: Session, step: Step, *, wait_seconds: float = 0.0, **value
         progress_note=None,
         **values,
     )
+    settle(session, step.audit_id)
 
 
 def have_computed_again(session: Session, damaged_id: str, held: Step, error: str) -> None:
@@ -132,6 +139,7 @@ def have_computed_again(session: Session, damaged_id: str, held: Step, error: st
             StepStatus.PENDING,
             ready_at=database_now(),
             deaths=damaged.deaths + 1,
+            progress=0.0,
             finished_at=None,
             source_step_id=None,
             artifact=None,
@@ -139,12 +147,6 @@ def have_computed_again(session: Session, damaged_id: str, held: Step, error: st
             outcome=None,
         )
     put_back(session, held)
-    waiting = session.execute(
-        select(col(Step.id), col(Step.needs)).where(
-            col(Step.audit_id) == held.audit_id, col(Step.status) == StepStatus.PENDING
-        )
-    ).all()
-    _set_ready(session, [step.id for step in waiting if damaged_id in step.needs], None)
 
 
 def wake_twins(session: Session, step: Step) -> None:
@@ -175,10 +177,10 @@ def _needs_are_met(step: Row[tuple[Any, ...]], status_of: dict[str, StepStatus])
     return all(status_of[needed] is StepStatus.SUCCEEDED for needed in step.needs)
 
 
-def _set_ready(session: Session, step_ids: list[str], ready_at: database_now | None) -> None:
+def _set_ready(session: Session, step_id: str, ready_at: database_now | None) -> None:
     session.execute(
         update(Step)
-        .where(col(Step.id).in_(step_ids), col(Step.status) == StepStatus.PENDING)
+        .where(col(Step.id) == step_id, col(Step.status) == StepStatus.PENDING)
         .values(ready_at=ready_at)
         .execution_options(synchronize_session=False)
     )

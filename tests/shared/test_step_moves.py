@@ -18,6 +18,7 @@ from shared.step_moves import (
     have_computed_again,
     held_step,
     move_step,
+    put_back,
     settle,
     step_died,
     wake_twins,
@@ -202,6 +203,54 @@ def test_second_worker_that_finds_the_same_damage_only_waits(engine: Engine) -> 
             have_computed_again(session, edit, held, "it is missing")
     assert step_of(engine, edit).deaths == 1
     assert event_kinds(engine, audit_id).count("step.damaged") == 1
+
+
+def two_tunings_at_work(engine: Engine) -> tuple[str, str, tuple[Lease, Lease]]:
+    """An edit that has succeeded, and two workers at tunings of it; audit, edit and leases."""
+    audit_id = add_audit(engine)
+    edit = add_step(engine, audit_id, 0, status=StepStatus.SUCCEEDED, progress=1.0)
+    for position in (1, 2):
+        add_step(engine, audit_id, position, needs=[edit])
+    settled(engine, audit_id)
+    return audit_id, edit, (claimed(engine, "worker-1"), claimed(engine, "worker-2"))
+
+
+def find_damage(engine: Engine, lease: Lease, damaged_id: str) -> str:
+    """Have the step at hand find what it needs damaged; its id."""
+    with fenced(engine, lease) as session:
+        lock_audit(session, lease.audit_id)
+        held = held_step(session, lease)
+        assert held is not None
+        have_computed_again(session, damaged_id, held, "it is missing")
+        return held.id
+
+
+def test_damaged_step_shows_that_nothing_of_it_is_left(engine: Engine) -> None:
+    _, edit, (lease, _) = two_tunings_at_work(engine)
+    find_damage(engine, lease, edit)
+    assert step_of(engine, edit).progress == 0.0
+
+
+def test_step_that_is_put_back_waits_for_what_was_found_damaged_meanwhile(engine: Engine) -> None:
+    _, edit, (lease, other) = two_tunings_at_work(engine)
+    find_damage(engine, lease, edit)
+    with fenced(engine, other) as session:
+        lock_audit(session, other.audit_id)
+        held = held_step(session, other)
+        assert held is not None
+        put_back(session, held)
+    put_back_step = step_of(engine, held.id)
+    assert (put_back_step.status, put_back_step.ready_at) == (StepStatus.PENDING, None)
+
+
+def test_step_whose_damaged_input_could_not_be_computed_again_is_skipped(engine: Engine) -> None:
+    _, edit, (lease, other) = two_tunings_at_work(engine)
+    find_damage(engine, lease, edit)
+    with fenced(engine, lease) as session:
+        lock_audit(session, lease.audit_id)
+        move_step(session, edit, StepStatus.RUNNING, lease_token=lease.token)
+    end_step(engine, lease, StepStatus.FAILED)
+    assert step_of(engine, find_damage(engine, other, edit)).status is StepStatus.SKIPPED
 
 
 def test_audits_that_waited_for_an_identical_step_are_woken(engine: Engine) -> None:
