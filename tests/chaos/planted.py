@@ -163,6 +163,14 @@ def tell_of_a_step_after_the_end(story: Story) -> None:
     story.event("b", "step.started")
 
 
+def leave_an_audit_that_has_ended(story: Story) -> None:
+    submit(story, "e")
+    token = claim(story, "e", 1, "plan of e")
+    cancel(story, "e")
+    story.begin()
+    story.put("attempt", token, ended_at=1.0)
+
+
 def begin_a_step_after_the_end(story: Story) -> None:
     submit(story, "e")
     cancel(story, "e")
@@ -340,6 +348,7 @@ PLANTED: list[tuple[str, Plant]] = [
     ("one_publication", succeed_without_a_report),
     ("nothing_changes_after_the_end", tell_of_a_step_after_the_end),
     ("nothing_changes_after_the_end", begin_a_step_after_the_end),
+    ("nothing_changes_after_the_end", leave_an_audit_that_has_ended),
     ("nothing_is_computed_twice", compute_again),
     ("succeeded_steps_stay", undo_a_success),
     ("one_runner_per_step", run_one_key_twice),

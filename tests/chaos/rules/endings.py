@@ -45,15 +45,12 @@ def one_audit_per_key(history: History) -> Iterator[Violation]:
 
 
 def nothing_changes_after_the_end(history: History) -> Iterator[Violation]:
-    """After the transaction that ends an audit nothing is written to it.
-
-    But an attempt that held no step any more may still renew its lease and say that it has ended.
-    """
+    """After the transaction that ends an audit nothing is written to it."""
     ended: dict[str, Row] = {}
     for row in history.rows:
         audit = _audit_of(history, row)
         end = ended.get(audit)
-        if end and row.transaction != end.transaction and not _is_a_farewell(row) and not _moves_audit(row):
+        if end and row.transaction != end.transaction and not _moves_audit(row):
             what = f"{row.operation} of {row.table} after audit {audit} became {end.values['status']}"
             yield Violation(what, (end.number, row.number))
         if row.table == "audit" and AuditStatus(row.values["status"]).is_terminal:
@@ -130,15 +127,6 @@ def _audit_of(history: History, row: Row) -> str:
 def _moves_audit(row: Row) -> bool:
     """Whether a change of an audit is one of its state, which another rule judges."""
     return row.table == "audit" and row.before != row.values["status"]
-
-
-def _is_a_farewell(row: Row) -> bool:
-    """Whether an attempt that was there before only renews its lease, ends, or says that it has ended."""
-    if row.table == "audit":
-        return row.old is not None and row.values == {**row.old, "event_count": row.old["event_count"] + 1}
-    if row.table == "event":
-        return bool(row.values["kind"] == "attempt.ended")
-    return row.table == "attempt" and row.old is not None
 
 
 def _was_disturbed(history: History, audit: str, since: float, until: float) -> bool:
