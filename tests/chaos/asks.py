@@ -83,13 +83,13 @@ def _wide(whole: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
 
 def _long(whole: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
     """Fine-tunings of some seconds, saved several times."""
-    return {"editors": whole["editors"][1:], "recipes": [{**recipe, "steps": 120, "probe_count": 4}]}
+    return {"editors": whole["editors"][1:], "recipes": [{**recipe, "steps": 200, "probe_count": 4}]}
 
 
 def _adapted(whole: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
     """The same with adapters, dropout and a schedule: more that a resumed run must have kept."""
     update = {"kind": "lora", "rank": 4, "dropout": 0.2}
-    adapted = {**recipe, "name": "adapted", "update": update, "steps": 80, "schedule": "cosine"}
+    adapted = {**recipe, "name": "adapted", "update": update, "steps": 120, "schedule": "cosine"}
     return {"editors": whole["editors"][1:], "recipes": [adapted]}
 
 

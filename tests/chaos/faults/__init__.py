@@ -13,6 +13,7 @@ from tests.chaos.faults.processes import (
     Freeze,
     KillChild,
     KillGateway,
+    KillTuning,
     KillWorker,
     SkewClock,
     TerminateWorker,
@@ -30,6 +31,7 @@ def _worker(random_: random.Random) -> int:
 
 FAULTS: tuple[Callable[[random.Random], Fault], ...] = (
     lambda dice: KillChild(0, _worker(dice)),
+    lambda dice: KillTuning(0),
     lambda dice: KillWorker(dice.uniform(0.5, 3), _worker(dice)),
     lambda dice: KillGateway(dice.uniform(0.5, 2)),
     lambda dice: Freeze(dice.uniform(7, 9), _worker(dice), dice.choice(["worker", "child", "both", "both"])),

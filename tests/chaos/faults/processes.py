@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import col
 
+from shared.database import reading
+from shared.states import StepKind, StepStatus
+from shared.tables import Attempt, Step
 from tests.chaos.faults.fault import Fault, Hit, NothingToHit, Scene
 from tests.chaos.instrumentation.sitecustomize import CLOCK_VARIABLE
 from tests.chaos.members import signal_group
@@ -39,6 +45,40 @@ class KillChild(WorkerFault):
         if not self._member.children():
             raise NothingToHit
         return hit
+
+    def strike(self, scene: Scene) -> None:
+        """Kill the child and all it started."""
+        for child in self._member.children():
+            signal_group(child, signal.SIGKILL)
+
+
+@dataclass
+class KillTuning(Fault):
+    """SIGKILL of a child in the middle of a fine-tuning of which a checkpoint is kept."""
+
+    kind = "kill_tuning"
+
+    def aim(self, scene: Scene) -> Hit:
+        """A worker that is at such a step."""
+        query = (
+            select(col(Attempt.worker))
+            .join(Step, col(Step.lease_token) == col(Attempt.lease_token))
+            .where(
+                col(Step.kind) == StepKind.TUNE,
+                col(Step.status) == StepStatus.RUNNING,
+                col(Step.checkpoint).is_not(None),
+            )
+        )
+        try:
+            with reading(scene.deployment.engine) as session:
+                at_it = set(session.execute(query).scalars())
+        except DBAPIError:
+            raise NothingToHit from None
+        for member in scene.deployment.workers:
+            if member.worker_name in at_it and member.children():
+                self._member = member
+                return Hit([member.worker_name])
+        raise NothingToHit
 
     def strike(self, scene: Scene) -> None:
         """Kill the child and all it started."""
