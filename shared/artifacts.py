@@ -26,10 +26,13 @@ class ArtifactCorrupt(Exception):
 
 
 class ArtifactStoreUnavailable(Exception):
-    """The store itself fails: it is away, full or refuses. Nothing is known of the artifact."""
+    """The store itself fails: it is away, full or refuses. Nothing is known of the artifact.
+
+    Its text is for everybody; what the store said, which may name places, is the cause's.
+    """
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(f"the artifact store failed: {type(error).__name__}: {error}")
+        super().__init__(f"the artifact store is away, full or refuses ({type(error).__name__})")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ for its model is loaded.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Engine, func, insert, select, update
@@ -115,16 +117,27 @@ def note_service(session: Session, audit_id: str, submitter: str) -> None:
         .execution_options(synchronize_session=False)
     )
     if changed_rows(served) == 0:
-        session.execute(insert(Submitter).values(name=submitter, served_at=database_now()))
+        with (
+            suppress(IntegrityError),
+            session.begin_nested(),
+        ):  # another worker serves them for the first time
+            session.execute(insert(Submitter).values(name=submitter, served_at=database_now()))
 
 
 def _take(session: Session, step_id: str, lease: Lease, code_version: str) -> None:
-    step = session.execute(
-        select(col(Step.key), col(Step.code_version), col(Step.title)).where(col(Step.id) == step_id)
-    ).one()
-    values: dict[str, Any] = {"key": step.key}
-    if step.code_version != code_version:  # what other code has saved half-way is not gone on with either
-        values = {"key": key_under(code_version, step.key), "checkpoint": None, "checkpoint_sha256": None}
+    columns = (col(Step.key), col(Step.code_version), col(Step.title), col(Step.needs))
+    step = session.execute(select(*columns).where(col(Step.id) == step_id)).one()
+    needed = session.execute(
+        select(col(Step.key), col(Step.code_version))
+        .where(col(Step.id).in_(step.needs))
+        .order_by(col(Step.position))
+    ).all()
+    values: dict[str, Any] = {}
+    if {step.code_version, *(need.code_version for need in needed)} != {code_version}:
+        values = {
+            "key": key_under(code_version, step.key, [need.key for need in needed]),
+            "checkpoint_progress": None,  # what other code saved half-way is not gone on with
+        }
     move_step(
         session,
         step_id,
@@ -140,6 +153,6 @@ def _take(session: Session, step_id: str, lease: Lease, code_version: str) -> No
     append_event(session, lease.audit_id, "step.started", step=step.title)
 
 
-def key_under(code_version: str, planned_key: str) -> str:
-    """The key of a step that one code planned and another runs."""
-    return hashlib.sha256(f"{code_version}:{planned_key}".encode()).hexdigest()
+def key_under(code_version: str, planned_key: str, needed_keys: Sequence[str]) -> str:
+    """The key of a step that one code planned and another runs, or that builds on what another code made."""
+    return hashlib.sha256(":".join([code_version, planned_key, *needed_keys]).encode()).hexdigest()

@@ -22,6 +22,10 @@ WAL_RETRY_SECONDS = 0.02
 # longer than a worker may be silent: transactions here last milliseconds.
 POSTGRESQL_CONNECT_ARGUMENTS = {
     "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds; a server that is gone without a word is found out as fast
     "options": "-c idle_in_transaction_session_timeout=20s -c lock_timeout=30s",
 }
 
@@ -81,8 +85,12 @@ def create_database_engine(url: str) -> Engine:
     reads (see `reading`) takes no lock.
     """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, connect_args=POSTGRESQL_CONNECT_ARGUMENTS)
-    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_MILLISECONDS / 1000})
+        return create_engine(
+            url, pool_pre_ping=True, hide_parameters=True, connect_args=POSTGRESQL_CONNECT_ARGUMENTS
+        )
+    engine = create_engine(
+        url, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_MILLISECONDS / 1000}
+    )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:

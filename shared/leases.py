@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, func, select, update
 from sqlmodel import Session, col
 
 from shared.database import changed_rows, database_now, transaction
-from shared.states import AuditStatus, Cause, StepStatus
+from shared.states import AuditStatus, Cause
 from shared.tables import Attempt, Audit, Step
 
 
@@ -38,7 +38,7 @@ class Lease:
 class Heartbeat:
     """What a worker learns when it renews its lease.
 
-    silent_seconds: how long the step at hand has shown no progress; 0 between two steps.
+    silent_seconds: how long the step at hand has shown no progress; without one, how long ago the last ended.
     """
 
     status: AuditStatus
@@ -87,16 +87,16 @@ def renew(engine: Engine, lease: Lease) -> Heartbeat:
         status: AuditStatus = session.execute(
             select(col(Audit.status)).where(col(Audit.id) == lease.audit_id)
         ).scalar_one()
-        at_hand = session.execute(
-            select(col(Step.progressed_at), database_now().label("now")).where(
-                col(Step.audit_id) == lease.audit_id,
-                col(Step.lease_token) == lease.token,
-                col(Step.status) == StepStatus.RUNNING,
+        steps = session.execute(
+            select(func.max(col(Step.progressed_at)), func.max(col(Step.finished_at))).where(
+                col(Step.audit_id) == lease.audit_id, col(Step.lease_token) == lease.token
             )
-        ).one_or_none()
-    if at_hand is None or at_hand.progressed_at is None:
-        return Heartbeat(status, 0.0)
-    return Heartbeat(status, (at_hand.now - at_hand.progressed_at).total_seconds())
+        ).one()
+        began, now = session.execute(
+            select(col(Attempt.started_at), database_now()).where(col(Attempt.id) == lease.attempt_id)
+        ).one()
+    shown = max(at for at in (began, *steps) if at is not None)
+    return Heartbeat(status, (now - shown).total_seconds())
 
 
 def close_attempt(

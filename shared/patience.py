@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sqlite3
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,6 +14,18 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
+READ_ONLY_TRANSACTION = "25006"
+SQLITE_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
 
 T = TypeVar("T")
 
@@ -41,4 +54,8 @@ def patiently(
 
 def is_away(error: DBAPIError) -> bool:
     """Whether an error speaks of the connection or the server, not of what was asked."""
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return error.orig.sqlite_errorcode & 0xFF in SQLITE_AWAY
+    if getattr(error.orig, "sqlstate", None) == READ_ONLY_TRANSACTION:
+        return True  # a standby that has not been promoted yet
     return isinstance(error, OperationalError) or error.connection_invalidated

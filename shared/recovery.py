@@ -1,26 +1,24 @@
-"""How attempts end before their work is done: loss, hand-over, deadlines, overdue cancels; and wake-ups."""
+"""How attempts end before their work is done: loss, hand-over, deadlines, overdue cancels."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Engine, select
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col
 
 from shared.audit_moves import cancel_open_steps, go_on_without, lock_audit, move_audit
 from shared.database import database_now, reading, transaction
 from shared.events import append_event
 from shared.leases import Lease, close_attempt
-from shared.outbox import WAKE_UP, WAKE_UPS_AT_ONCE
-from shared.queue_order import claimable
 from shared.states import AuditStatus, Cause
 from shared.step_moves import held_step, put_back, step_died
-from shared.tables import Attempt, Audit, OutboxMessage
+from shared.tables import Attempt, Audit
 
-LONGEST_WAIT_SECONDS = 60.0
-STEPS_LOOKED_AT = 100  # the next ones; one audit may own many of them
+log = logging.getLogger(__name__)
 
 
 def leave(session: Session, lease: Lease) -> None:
@@ -70,7 +68,11 @@ def reap_expired(engine: Engine, max_deaths: int) -> list[str]:
 def expire_overdue(engine: Engine) -> list[str]:
     """Give up every audit whose time to queue or to run is over; return them."""
     return _end_audits(
-        engine, (col(Audit.expires_at) < database_now(),), {AuditStatus.QUEUED, AuditStatus.RUNNING}, _expire
+        engine,
+        (col(Audit.expires_at) < database_now(),),
+        {AuditStatus.QUEUED, AuditStatus.RUNNING},
+        Cause.TIMEOUT,
+        _expire,
     )
 
 
@@ -80,34 +82,14 @@ def finish_cancels(engine: Engine, after_seconds: float) -> list[str]:
     A worker that still lives finds its attempt ended when it next renews its lease, and stops.
     """
     overdue = col(Audit.cancel_requested_at) < database_now(-after_seconds)
-    return _end_audits(engine, (overdue,), {AuditStatus.CANCELLING}, _cancel)
-
-
-def repeat_unheard_wake_ups(engine: Engine, after_seconds: float) -> None:
-    """Send again for the audits that are next but that no worker has taken: the broker may lose anything.
-
-    after_seconds: how long the first hint is waited for; after each further one twice as long, up to
-    `LONGEST_WAIT_SECONDS`.
-    """
-    with transaction(engine) as session:
-        next_up = session.execute(claimable(col(Audit.id)).limit(STEPS_LOOKED_AT)).scalars()
-        messages = session.execute(
-            select(OutboxMessage, database_now().label("now")).where(
-                col(OutboxMessage.audit_id).in_(list(dict.fromkeys(next_up))[:WAKE_UPS_AT_ONCE]),
-                col(OutboxMessage.kind) == WAKE_UP,
-                col(OutboxMessage.sent_at).is_not(None),
-            )
-        ).all()
-        for message, now in messages:
-            wait = min(after_seconds * 2 ** (message.sent_count - 1), LONGEST_WAIT_SECONDS)
-            if message.sent_at < now - timedelta(seconds=wait):
-                message.sent_at = None
+    return _end_audits(engine, (overdue,), {AuditStatus.CANCELLING}, Cause.USER, _cancel)
 
 
 def _end_audits(
     engine: Engine,
     overdue: tuple[Any, ...],
     from_states: set[AuditStatus],
+    cause: Cause,
     end: Callable[[Session, Audit], None],
 ) -> list[str]:
     with reading(engine) as session:
@@ -115,8 +97,18 @@ def _end_audits(
             col(Audit.finished_at).is_(None), col(Audit.status).in_(from_states), *overdue
         )
         found = list(session.execute(query).scalars())
-    ended = []
-    for audit_id in found:
+    return [audit_id for audit_id in found if _end_audit(engine, audit_id, from_states, cause, end)]
+
+
+def _end_audit(
+    engine: Engine,
+    audit_id: str,
+    from_states: set[AuditStatus],
+    cause: Cause,
+    end: Callable[[Session, Audit], None],
+) -> bool:
+    """End one audit unless it has moved on; whether it was ended."""
+    try:
         with transaction(engine) as session:
             at_work = (
                 select(Attempt)
@@ -126,12 +118,16 @@ def _end_audits(
             session.execute(at_work).all()  # attempts are locked before their audit, everywhere
             audit = lock_audit(session, audit_id)
             if audit.status not in from_states:
-                continue
+                return False
             for attempt in session.execute(at_work).scalars().all():  # one may have begun meanwhile
-                _end(session, attempt, Cause.TIMEOUT, "the audit was ended while it was at work")
+                _end(session, attempt, cause, "the audit was ended while it was at work")
             end(session, audit)
-            ended.append(audit_id)
-    return ended
+    except DBAPIError:
+        raise
+    except Exception:  # whatever is wrong with one audit must not keep the others waiting
+        log.exception("audit %s could not be ended", audit_id)
+        return False
+    return True
 
 
 def _expire(session: Session, audit: Audit) -> None:

@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker renews its lease.")
     cancel_grace_seconds: float = Field(10.0, gt=0, description="From SIGTERM to SIGKILL of the child.")
     cancel_deadline_seconds: float = Field(
-        25.0, gt=0, description="From a cancel to its being carried out without the workers, if need be."
+        20.0, gt=0, description="From a cancel to its being carried out without the workers, if need be."
     )
     handover_seconds: float = Field(
         30.0, gt=0, description="How long a worker that is stopped may take to hand its step over."

@@ -19,7 +19,8 @@ from shared.outbox import WAKE_UPS_AT_ONCE, request_wake_up
 from shared.states import Cause, StepKind, StepStatus, leads_to
 from shared.tables import Step
 
-RETRY_WAIT_GROWTH = 4
+WAIT_GROWTH = 4
+LONGEST_WAIT_SECONDS = 600.0
 
 
 class IllegalStepMove(Exception):
@@ -37,6 +38,8 @@ def move_step(
     query = update(Step).where(col(Step.id) == step_id, col(Step.status).in_(leads_to(wanted)))
     if held_by is not None:
         query = query.where(col(Step.lease_token) == held_by)
+    if wanted is StepStatus.RUNNING:
+        query = query.where(col(Step.ready_at) <= database_now())
     if wanted is not StepStatus.PENDING:
         values |= {"ready_at": None}
     if wanted.is_terminal:
@@ -87,25 +90,30 @@ def settle(session: Session, audit_id: str) -> None:
         request_wake_up(session, audit_id)
 
 
-def step_died(
-    session: Session, step: Step, *, max_deaths: int, cause: Cause, error: str, wait_seconds: float = 0.0
-) -> None:
-    """Count a death of a running step: it waits to be taken again, or at `max_deaths` fails for good.
-
-    wait_seconds: how long it waits after its first death; after each further one, 4 times as long.
-    """
+def step_died(session: Session, step: Step, *, max_deaths: int, cause: Cause, error: str) -> None:
+    """Count a death of a running step: it waits to be taken again, or at `max_deaths` fails for good."""
     deaths = step.deaths + 1
     append_event(
         session, step.audit_id, "step.died", step=step.title, deaths=deaths, cause=cause, error=error
     )
     if deaths < max_deaths:
-        wait = wait_seconds * RETRY_WAIT_GROWTH ** (deaths - 1)
-        put_back(session, step, wait_seconds=wait, deaths=deaths)
+        put_back(session, step, deaths=deaths)
         return
     summary = f"died {deaths} times; the last time: {error}" if deaths > 1 else error
     move_step(session, step.id, StepStatus.FAILED, deaths=deaths, cause=cause, error=summary)
     append_event(session, step.audit_id, "step.failed", step=step.title, cause=cause, error=summary)
     settle(session, step.audit_id)
+
+
+def put_off(session: Session, step: Step, error: str, wait_seconds: float) -> None:
+    """Have a running step tried again later: what it needs is away, which is no fault of its own.
+
+    wait_seconds: how long it waits the first time; each further time 4 times as long, up to
+    `LONGEST_WAIT_SECONDS`. The audit's time to run bounds how often.
+    """
+    wait = min(wait_seconds * WAIT_GROWTH**step.delays, LONGEST_WAIT_SECONDS)
+    append_event(session, step.audit_id, "step.delayed", step=step.title, error=error, seconds=wait)
+    put_back(session, step, wait_seconds=wait, delays=step.delays + 1)
 
 
 def put_back(session: Session, step: Step, *, wait_seconds: float = 0.0, **values: Any) -> None:
@@ -128,7 +136,7 @@ def put_back(session: Session, step: Step, *, wait_seconds: float = 0.0, **value
 def have_computed_again(session: Session, damaged_id: str, held: Step, error: str) -> None:
     """Put `held` back until the step whose artifact it found damaged has been computed again.
 
-    The damaged step counts a death; what else needs it waits once more as well.
+    What else needs it waits once more as well.
     """
     damaged = session.get_one(Step, damaged_id, populate_existing=True)
     if damaged.status is StepStatus.SUCCEEDED:  # else somebody found the damage before
@@ -138,7 +146,7 @@ def have_computed_again(session: Session, damaged_id: str, held: Step, error: st
             damaged.id,
             StepStatus.PENDING,
             ready_at=database_now(),
-            deaths=damaged.deaths + 1,
+            damages=damaged.damages + 1,
             progress=0.0,
             finished_at=None,
             source_step_id=None,

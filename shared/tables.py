@@ -194,6 +194,8 @@ class Step(SQLModel, table=True):
     ready_at: datetime | None = Field(default=None, sa_column=time_column())
     lease_token: str | None = Field(default=None, max_length=32)
     deaths: int = 0
+    delays: int = Field(default=0, sa_column=count_column())  # times that its surroundings were away
+    damages: int = Field(default=0, sa_column=count_column())  # times that its artifact was found damaged
     progress: float = 0.0
     progress_note: str | None = Field(default=None, max_length=255)
     progressed_at: datetime | None = Field(default=None, sa_column=time_column())

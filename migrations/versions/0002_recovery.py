@@ -38,6 +38,8 @@ def new_columns() -> list[tuple[str, sa.Column[Any]]]:
         ("audit", sa.Column("cancel_requested_at", TIME, nullable=True)),
         ("step", sa.Column("code_version", sa.String(64), nullable=True)),
         ("step", sa.Column("ready_at", TIME, nullable=True)),
+        ("step", sa.Column("delays", sa.Integer(), server_default="0", nullable=False)),
+        ("step", sa.Column("damages", sa.Integer(), server_default="0", nullable=False)),
         ("step", sa.Column("progressed_at", TIME, nullable=True)),
         ("step", sa.Column("checkpoint", sa.String(500), nullable=True)),
         ("step", sa.Column("checkpoint_sha256", sa.String(64), nullable=True)),
@@ -56,6 +58,7 @@ def upgrade() -> None:
     for table, column in new_columns():
         op.add_column(table, column)
     op.execute("UPDATE step SET status = 'pending', lease_token = NULL WHERE status = 'running'")
+    op.execute("UPDATE audit SET cancel_requested_at = CURRENT_TIMESTAMP WHERE status = 'cancelling'")
     make_ready()
     op.drop_index("ix_attempt_lease_expires_at", "attempt")
     for name, table, columns, where, unique in INDEXES:

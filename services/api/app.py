@@ -15,6 +15,7 @@ from services.api import events, openapi, problem_responses
 from services.api.dependencies import Parts
 from services.api.housekeeping import housekeeping
 from services.api.middleware import RequestMiddleware
+from services.api.reconciler import Reconciler
 from services.api.relay import Relay, Send, broker_sender
 from services.api.routes import audits, editors, service
 from services.api.submissions import ModelInspector, inspect
@@ -38,17 +39,17 @@ def create_app(
     engine = create_database_engine(settings.resolved_database_url)
     store = ArtifactStore(settings.resolved_artifacts_url)
     relay = Relay(engine, settings, send or broker_sender(settings))
-    tidying = housekeeping(engine, store, settings)
+    background = (Reconciler(engine, settings), relay, housekeeping(engine, store, settings))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)  # unless the process has its own
-        for rounds in (relay, tidying):
+        for rounds in background:
             rounds.start()
         try:
             yield
         finally:
-            for rounds in (relay, tidying):
+            for rounds in background:
                 await anyio.to_thread.run_sync(rounds.stop)
             engine.dispose()
 

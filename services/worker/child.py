@@ -110,6 +110,11 @@ class Child:
                 pipe.close()
         return status
 
+    def has_ended(self) -> bool:
+        """Whether it has ended, or is about to, without having been asked."""
+        assert self._process.stdout is not None  # noqa: S101 (it was opened as a pipe)
+        return bool(select.select([self._process.stdout], [], [], 0)[0]) or self._has_exited()
+
     def _has_exited(self) -> bool:
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 

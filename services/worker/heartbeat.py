@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_FILE = "worker-heartbeat"
 IDLE = "idle"
@@ -22,8 +25,11 @@ class Beat:
 
 def beat(settings: Settings, doing: str) -> None:
     """Say that the worker lives, and what it does."""
-    settings.data_directory.mkdir(parents=True, exist_ok=True)
-    _file(settings).write_text(doing)
+    try:
+        settings.data_directory.mkdir(parents=True, exist_ok=True)
+        _file(settings).write_text(doing)
+    except OSError as error:  # a full disk must not end the work
+        log.warning("could not write the heartbeat: %s", error)
 
 
 def last_beat(settings: Settings) -> Beat | None:

@@ -1,13 +1,14 @@
 """Claims audits and has a child work on them; renews the lease meanwhile, and carries out what ends it.
 
-The child never computes while somebody else may: when the lease could not be renewed in time (the
-database is away, or this process stood still), the child is paused until it has been renewed, or killed
-when somebody else has ended the attempt.
+When the lease could not be renewed in time (the database is away, or this process stood still), the child
+is told to pause where it next shows progress, until the lease has been renewed; it is killed when somebody
+else has ended the attempt, for then somebody else may be at the same step.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -42,17 +43,44 @@ def drain_queue(engine: Engine, settings: Settings, worker: str, shutting_down: 
     and a model that the next audit shares stays loaded.
     """
     child: Child | None = None
+    losses = 0  # children in a row that died at their work
     try:
         while not shutting_down.is_set() and not is_draining(settings):
             lease = claim(engine, worker, settings.lease_seconds, code_version())
             if lease is None:
                 return
-            child = child or Child()
-            if not Supervision(child, engine, settings, lease, shutting_down).run():
+            try:
+                child = usable_child(child)
+            except OSError as error:
+                log.warning("no child could be started: %s", error)
                 child = None
+                give_up(engine, lease, "its worker could not start a process")
+                losses += 2
+            else:
+                supervision = Supervision(child, engine, settings, lease, shutting_down)
+                if not supervision.run():
+                    child = None
+                losses = losses + 1 if supervision.lost_its_child else 0
+            if losses > 1:  # it may be this machine; let another one try what waits
+                shutting_down.wait(min(settings.retry_wait_seconds, settings.lease_seconds / 2))
     finally:
         if child is not None:
             child.end()
+
+
+def usable_child(child: Child | None) -> Child:
+    """The child, or another in its place if it ended while it had nothing to do."""
+    if child is not None and not child.has_ended():
+        return child
+    if child is not None:
+        child.end()
+    return Child()
+
+
+def give_up(engine: Engine, lease: Lease, why: str) -> None:
+    """Hand over what was claimed and not begun."""
+    with fenced(engine, lease) as session:
+        hand_over(session, lease, why)
 
 
 @dataclass
@@ -65,7 +93,9 @@ class Supervision:
     lease: Lease
     shutting_down: threading.Event
     asked: str | None = None  # why the child was told to stop, if it was
+    lost_its_child: bool = False
     silent_seconds: float = 0.0
+    last_outage_at: float = -math.inf  # monotonic; when the database last did not answer
     terminate_at: float | None = None
     kill_at: float | None = None
     draining: bool = False
@@ -124,18 +154,24 @@ class Supervision:
             if not is_away(error):
                 raise
             log.warning("could not renew the lease: %s", error.orig)
+            self.last_outage_at = time.monotonic()
             return False
         beat(self.settings, f"audit {self.lease.audit_id}")
         if heartbeat.status is AuditStatus.CANCELLING and self.asked != "cancelled":
             self.asked = "cancelled"
             self._terminate()
-        elif heartbeat.silent_seconds > self.settings.silence_seconds:
+        elif self._is_silent(heartbeat.silent_seconds):
             self.silent_seconds = heartbeat.silent_seconds
             self.child.kill()
         elif is_draining(self.settings) and not self.child_is_leaving:
             self.draining = True
             self.child.order(Order.FINISH)
         return True
+
+    def _is_silent(self, seconds: float) -> bool:
+        """Whether a child has shown nothing for too long, times when nobody could write left out."""
+        since_outage = time.monotonic() - self.last_outage_at
+        return min(seconds, since_outage) > self.settings.silence_seconds
 
     def _ask_to_hand_over(self) -> None:
         self.asked = "its worker was stopped"
@@ -163,6 +199,7 @@ class Supervision:
             if self.asked is not None or status == LEASE_LOST_STATUS:
                 hand_over(session, self.lease, self.asked or "the audit is being ended")
                 return
+            self.lost_its_child = True
             cause, error = self._death(status)
             lose(
                 session,

@@ -10,10 +10,12 @@ from typing import Any
 from celery.signals import worker_shutting_down
 
 from services.worker.app import celery
+from services.worker.draining import is_draining
 from services.worker.health import at_work
 from services.worker.supervisor import drain_queue
 from shared.broker import WAKE_UP_TASK
-from shared.database import create_database_engine
+from shared.database import create_database_engine, transaction
+from shared.outbox import send_again
 from shared.settings import get_settings
 
 shutting_down = threading.Event()
@@ -31,6 +33,10 @@ def wake_up(audit_id: str) -> None:
     settings = get_settings()
     engine = create_database_engine(settings.resolved_database_url)
     try:
+        if is_draining(settings):  # the hint is for somebody else
+            with transaction(engine) as session:
+                send_again(session, audit_id)
+            return
         with at_work(settings):
             drain_queue(engine, settings, worker_name(), shutting_down)
     finally:

@@ -134,7 +134,7 @@ def test_failed_write_leaves_no_file_and_names_the_store(
         monkeypatch.setattr("os.fsync", fail)
     else:
         monkeypatch.setattr("pathlib.Path.replace", fail)
-    with pytest.raises(ArtifactStoreUnavailable, match="No space left"):
+    with pytest.raises(ArtifactStoreUnavailable, match="OSError"):
         put(ArtifactStore(store.as_uri()), CONTENT)
     assert files_under(store) == []
 
@@ -217,14 +217,14 @@ def test_error_of_the_stores_own_kind_is_told_from_a_damaged_artifact(
         lambda: store.delete(artifact),
     ]
     for act in acts:
-        with pytest.raises(ArtifactStoreUnavailable, match="LostConnection: the peer went away"):
+        with pytest.raises(ArtifactStoreUnavailable, match=r"\(LostConnection\)$"):
             act()
     assert not (tmp_path / "copy").exists()
 
 
 def test_place_that_is_taken_by_a_file_makes_the_store_unavailable(tmp_path: Path, put: Put) -> None:
     (tmp_path / "artifacts").write_bytes(b"")
-    with pytest.raises(ArtifactStoreUnavailable, match="File exists"):
+    with pytest.raises(ArtifactStoreUnavailable, match=r"FileExistsError|NotADirectoryError"):
         put(ArtifactStore((tmp_path / "artifacts").as_uri()), CONTENT)
 
 

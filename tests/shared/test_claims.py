@@ -17,6 +17,7 @@ from shared.database import database_now, reading, transaction
 from shared.queue_order import claimable, queue_position, should_make_way
 from shared.recovery import reap_expired
 from shared.states import AuditStatus, StepStatus
+from shared.step_moves import IllegalStepMove, move_step
 from shared.tables import Attempt, Step
 from tests.support.audits import (
     CODE,
@@ -232,7 +233,7 @@ def test_step_planned_under_other_code_gets_a_key_of_its_own(engine: Engine) -> 
     step_id = add_step(engine, add_audit(engine), key=SAME, code_version="o" * 64)
     claimed(engine)
     step = step_of(engine, step_id)
-    assert (step.key, step.code_version) == (key_under(CODE, SAME), CODE)
+    assert (step.key, step.code_version) == (key_under(CODE, SAME, []), CODE)
 
 
 def test_step_saved_half_way_by_other_code_begins_anew(engine: Engine) -> None:
@@ -242,7 +243,25 @@ def test_step_saved_half_way_by_other_code_begins_anew(engine: Engine) -> None:
     ours = add_step(engine, audit_id, 1, code_version=CODE, **saved)
     for _ in range(2):
         claimed(engine)
-    assert (step_of(engine, theirs).checkpoint, step_of(engine, ours).checkpoint) == (None, "half-way")
+    assert step_of(engine, theirs).checkpoint_progress is None
+    assert step_of(engine, ours).checkpoint_progress == 0.5
+
+
+def test_step_on_top_of_what_other_code_made_gets_a_key_of_its_own(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+    made = {"status": StepStatus.SUCCEEDED, "code_version": "o" * 64, "key": "e" * 64}
+    edit = add_step(engine, audit_id, 0, **made)
+    tune = add_step(engine, audit_id, 1, needs=[edit], key=SAME, code_version=CODE, ready_at=database_now())
+    claimed(engine)
+    assert step_of(engine, tune).key == key_under(CODE, SAME, ["e" * 64])
+
+
+def test_claim_of_a_step_that_was_put_off_meanwhile_takes_nothing(engine: Engine) -> None:
+    _, step_id = add_work(engine)
+    with transaction(engine) as session:
+        session.execute(update(Step).values(ready_at=database_now(60.0)))
+    with pytest.raises(IllegalStepMove), transaction(engine) as session:
+        move_step(session, step_id, StepStatus.RUNNING)
 
 
 def test_worker_makes_way_for_a_higher_priority_at_once(engine: Engine) -> None:

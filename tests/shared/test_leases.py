@@ -105,18 +105,23 @@ def test_heartbeat_tells_how_long_the_step_at_hand_has_been_silent(engine: Engin
     lease = claimed(engine)
     assert renew(engine, lease).silent_seconds < 30
     with transaction(engine) as session:
+        session.execute(update(Attempt).values(started_at=database_now(-900.0)))
         session.execute(
             update(Step).where(col(Step.id) == step_id).values(progressed_at=database_now(-600.0))
         )
     assert 600 <= renew(engine, lease).silent_seconds < 660
 
 
-def test_heartbeat_between_two_steps_is_not_silent(engine: Engine) -> None:
+def test_worker_between_two_steps_has_been_silent_since_the_last_one_ended(engine: Engine) -> None:
     audit_id = add_audit(engine)
     add_step(engine, audit_id)
     add_step(engine, audit_id, 1)
     lease = claimed(engine)
     end_step(engine, lease)
     with transaction(engine) as session:
+        session.execute(update(Attempt).values(started_at=database_now(-900.0)))
         session.execute(update(Step).values(progressed_at=database_now(-600.0)))
-    assert renew(engine, lease).silent_seconds == 0
+    assert renew(engine, lease).silent_seconds < 30
+    with transaction(engine) as session:
+        session.execute(update(Step).values(finished_at=database_now(-500.0)))
+    assert 500 <= renew(engine, lease).silent_seconds < 560

@@ -9,8 +9,7 @@ from sqlalchemy import Engine, update
 from sqlmodel import col
 
 from shared.database import database_now, transaction
-from shared.outbox import WAKE_UP, WAKE_UPS_AT_ONCE, relay, request_wake_up
-from shared.recovery import repeat_unheard_wake_ups
+from shared.outbox import WAKE_UP, WAKE_UPS_AT_ONCE, relay, repeat_unheard_wake_ups, request_wake_up
 from shared.states import AuditStatus
 from shared.tables import Audit, OutboxMessage
 from tests.support.audits import add_audit, add_step, add_work, claimed
@@ -115,6 +114,16 @@ def test_step_of_a_running_audit_that_no_worker_took_is_announced_too(engine: En
     let_time_pass(engine)
     repeat_unheard_wake_ups(engine, AFTER_SECONDS)
     assert relay(engine, broker.send) == 1
+
+
+def test_audit_with_several_steps_to_take_is_announced_to_as_many_workers(
+    engine: Engine, broker: Broker
+) -> None:
+    audit_id = add_audit(engine)
+    for position in range(3):
+        add_step(engine, audit_id, position)
+    relay(engine, broker.send)
+    assert broker.sent == [audit_id] * 3
 
 
 def test_audit_just_announced_is_not_announced_again(engine: Engine, broker: Broker) -> None:

@@ -6,7 +6,7 @@ import itertools
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 from sqlmodel import col
 
 from shared.audit_moves import lock_audit
@@ -19,6 +19,7 @@ from shared.step_moves import (
     held_step,
     move_step,
     put_back,
+    put_off,
     settle,
     step_died,
     wake_twins,
@@ -33,19 +34,12 @@ def settled(engine: Engine, audit_id: str) -> None:
         settle(session, audit_id)
 
 
-def die(engine: Engine, lease: Lease, *, max_deaths: int = 3, wait_seconds: float = 0.0) -> None:
+def die(engine: Engine, lease: Lease) -> None:
     with fenced(engine, lease) as session:
         lock_audit(session, lease.audit_id)
         step = held_step(session, lease)
         assert step is not None
-        step_died(
-            session,
-            step,
-            max_deaths=max_deaths,
-            cause=Cause.INFRASTRUCTURE,
-            error="killed",
-            wait_seconds=wait_seconds,
-        )
+        step_died(session, step, max_deaths=3, cause=Cause.INFRASTRUCTURE, error="killed")
 
 
 def seconds_until_ready(engine: Engine, step_id: str) -> float:
@@ -74,6 +68,7 @@ def test_every_illegal_move_is_refused(engine: Engine, current: StepStatus, want
 def test_every_legal_move_is_made(engine: Engine, current: StepStatus, wanted: StepStatus) -> None:
     step_id = add_step(engine, add_audit(engine), status=current)
     with transaction(engine) as session:
+        session.execute(update(Step).values(ready_at=database_now(-1.0)))
         move_step(session, step_id, wanted)
     assert step_of(engine, step_id).status is wanted
 
@@ -127,15 +122,20 @@ def test_settling_twice_changes_nothing(engine: Engine) -> None:
     assert step_of(engine, ready).ready_at == first
 
 
-def test_each_death_makes_the_step_wait_longer(engine: Engine) -> None:
-    _, step_id = add_work(engine)
-    lease = claimed(engine)
-    die(engine, lease, max_deaths=9, wait_seconds=100)
-    assert 90 < seconds_until_ready(engine, step_id) <= 100
-    with transaction(engine) as session:
-        move_step(session, step_id, StepStatus.RUNNING, lease_token=lease.token)
-    die(engine, lease, max_deaths=9, wait_seconds=100)
-    assert 390 < seconds_until_ready(engine, step_id) <= 400
+def test_step_whose_surroundings_are_away_waits_ever_longer_but_does_not_die(engine: Engine) -> None:
+    audit_id, step_id = add_work(engine)
+    for expected in (100, 400, 600, 600):
+        lease = claimed(engine)
+        with fenced(engine, lease) as session:
+            lock_audit(session, audit_id)
+            step = held_step(session, lease)
+            assert step is not None
+            put_off(session, step, "the hub is away", 100)
+        assert expected - 10 < seconds_until_ready(engine, step_id) <= expected
+        with transaction(engine) as session:
+            session.execute(update(Step).values(ready_at=database_now(-1.0)))
+    assert step_of(engine, step_id).deaths == 0
+    assert event_kinds(engine, audit_id).count("step.delayed") == 4
 
 
 def test_step_that_dies_too_often_fails_with_its_cause(engine: Engine) -> None:
@@ -153,6 +153,7 @@ def test_step_that_died_shows_the_progress_of_its_checkpoint(engine: Engine) -> 
     step_id = add_step(
         engine,
         add_audit(engine),
+        code_version=CODE,
         progress=0.6,
         checkpoint="c",
         checkpoint_sha256="c",
@@ -177,7 +178,7 @@ def test_step_with_a_damaged_artifact_is_computed_again_before_what_needs_it(eng
         assert held.id == tune
         have_computed_again(session, edit, held, "it does not have its hash")
     damaged = step_of(engine, edit)
-    assert (damaged.status, damaged.artifact, damaged.deaths) == (StepStatus.PENDING, None, 1)
+    assert (damaged.status, damaged.artifact, damaged.damages) == (StepStatus.PENDING, None, 1)
     assert damaged.ready_at is not None
     for step_id in (tune, other):
         step = step_of(engine, step_id)
@@ -201,8 +202,28 @@ def test_second_worker_that_finds_the_same_damage_only_waits(engine: Engine) -> 
             held = held_step(session, lease)
             assert held is not None
             have_computed_again(session, edit, held, "it is missing")
-    assert step_of(engine, edit).deaths == 1
+    assert step_of(engine, edit).damages == 1
     assert event_kinds(engine, audit_id).count("step.damaged") == 1
+
+
+def test_worker_that_finds_the_damage_when_the_step_has_failed_meanwhile_is_not_left_waiting(
+    engine: Engine,
+) -> None:
+    audit_id = add_audit(engine)
+    edit = add_step(engine, audit_id, 0, status=StepStatus.SUCCEEDED)
+    tune = add_step(engine, audit_id, 1, needs=[edit])
+    analyse = add_step(engine, audit_id, 2, kind=StepKind.ANALYSE, needs=[edit, tune])
+    settled(engine, audit_id)
+    lease = claimed(engine)
+    with transaction(engine) as session:
+        session.execute(update(Step).where(col(Step.id) == edit).values(status=StepStatus.FAILED))
+    with fenced(engine, lease) as session:
+        lock_audit(session, audit_id)
+        held = held_step(session, lease)
+        assert held is not None
+        have_computed_again(session, edit, held, "it is missing")
+    assert step_of(engine, tune).status is StepStatus.SKIPPED
+    assert step_of(engine, analyse).ready_at is not None
 
 
 def two_tunings_at_work(engine: Engine) -> tuple[str, str, tuple[Lease, Lease]]:

@@ -72,6 +72,7 @@ def settings(tmp_path: Path) -> Settings:
         cancel_grace_seconds=0.5,
         handover_seconds=0.5,
         silence_seconds=300,
+        retry_wait_seconds=0.1,
     )
 
 
@@ -233,8 +234,9 @@ def test_step_that_falls_silent_is_ended_as_timed_out(
 ) -> None:
     audit_id, step_id = add_work(engine)
     long_ago = "with fenced(engine, lease) as session:\n"
-    long_ago += " from shared.tables import Step; from shared.database import database_now\n"
+    long_ago += " from shared.tables import Attempt, Step; from shared.database import database_now\n"
     long_ago += " from sqlalchemy import update\n"
+    long_ago += " session.execute(update(Attempt).values(started_at=database_now(-301.0)))\n"
     long_ago += " session.execute(update(Step).values(progressed_at=database_now(-301.0)))\n"
     work("lease = next_line()\n" + long_ago + "time.sleep(600)")
     step = step_of(engine, step_id)
@@ -314,6 +316,53 @@ assert (next_line(), next_line()) == ("pause", "resume")
 end_step_and_leave(lease)
 answer()
 """)
+    step = step_of(engine, step_id)
+    assert (step.status, step.deaths) == (StepStatus.SUCCEEDED, 0)
+
+
+def test_worker_that_cannot_start_a_child_hands_over_what_it_claimed(
+    engine: Engine, work: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, step_id = add_work(engine)
+    started: list[bool] = []
+
+    class Unstartable(child.Child):
+        def __init__(self) -> None:
+            started.append(len(started) > 0)
+            if not started[-1]:
+                raise OSError(12, "Cannot allocate memory")
+            super().__init__()
+
+    monkeypatch.setattr(supervisor, "Child", Unstartable)
+    work(SERVE_FOR_EVER)
+    step = step_of(engine, step_id)
+    assert (step.status, step.deaths) == (StepStatus.SUCCEEDED, 0)
+
+
+def test_child_that_died_between_two_audits_is_replaced(
+    engine: Engine, work: Callable[..., None]
+) -> None:
+    steps = [add_work(engine)[1] for _ in range(3)]
+    work("end_step_and_leave(next_line()); answer(); os.close(1); os.kill(os.getpid(), signal.SIGKILL)")
+    assert [step_of(engine, step).status for step in steps] == [StepStatus.SUCCEEDED] * 3
+
+
+def test_silence_of_an_outage_is_not_held_against_the_child(
+    engine: Engine, settings: Settings, work: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, step_id = add_work(engine)
+    renewals: list[int] = []
+    renew = supervisor.renew
+
+    def away_at_first(engine: Engine, lease: Lease) -> Heartbeat:
+        renewals.append(1)
+        if len(renewals) == 1:
+            raise OperationalError("UPDATE attempt", {}, Exception("the connection is gone"))
+        return Heartbeat(renew(engine, lease).status, silent_seconds=10 * settings.silence_seconds)
+
+    monkeypatch.setattr(supervisor, "renew", away_at_first)
+    work("lease = next_line(); time.sleep(0.8); end_step_and_leave(lease); answer()")
+    assert len(renewals) > 2
     step = step_of(engine, step_id)
     assert (step.status, step.deaths) == (StepStatus.SUCCEEDED, 0)
 

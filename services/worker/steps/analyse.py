@@ -14,6 +14,7 @@ from services.worker.steps.context import AuditContext, StepOutcome
 from services.worker.steps.environment import UNRECORDED, differences
 from services.worker.steps.measured import chosen_controls
 from services.worker.steps.progress import progress_of_part
+from services.worker.steps.storing import store_patiently
 from shared.database import database_now
 from shared.events import append_event
 from shared.measurement import Arm, FactKind, ProbeKind, ProbeScore
@@ -26,7 +27,8 @@ from shared.tables import Audit, ProbeRow, Step, StoredReport
 def run(context: AuditContext, step: Step) -> StepOutcome:
     """Build the report and its page; the report is published together with the step's success."""
     report = build_report(gather(context, step))
-    page = context.store.put(render_page(report).encode(), ".html")
+    page_text = render_page(report).encode()
+    page = store_patiently(context, step, lambda: context.store.put(page_text, ".html"))
 
     def publish(session: Session) -> None:
         session.execute(delete(StoredReport).where(col(StoredReport.audit_id) == step.audit_id))

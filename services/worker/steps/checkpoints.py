@@ -42,6 +42,9 @@ class CheckpointKeeper:
         """The furthest checkpoint of this step, or of an identical one that was given up, as a file.
 
         None where there is none that is whole. An audit from scratch has only its own.
+
+        Raises:
+            ArtifactStoreUnavailable: nobody can tell; hours of work may be there to go on from.
         """
         for owner in self._candidates():
             artifact = _named(owner)
@@ -49,7 +52,7 @@ class CheckpointKeeper:
             path = directory / f"checkpoint{SUFFIX}"
             try:
                 self.context.store.get_file(artifact, path)
-            except (ArtifactCorrupt, ArtifactStoreUnavailable) as error:
+            except ArtifactCorrupt as error:
                 self.context.say(self.step, "step.checkpoint_ignored", error=str(error))
                 continue
             self.context.say(self.step, "step.resumed", share=owner.checkpoint_progress)
@@ -76,7 +79,11 @@ class CheckpointKeeper:
         self._next_at = self.clock() + pause
 
     def _candidates(self) -> list[Step]:
-        query = select(Step).where(col(Step.key) == self.step.key, col(Step.checkpoint).is_not(None))
+        query = select(Step).where(
+            col(Step.key) == self.step.key,
+            col(Step.checkpoint).is_not(None),
+            col(Step.checkpoint_progress).is_not(None),  # else other code saved it
+        )
         if self.context.audit.from_scratch:
             query = query.where(col(Step.id) == self.step.id)
         query = query.order_by(col(Step.checkpoint_progress).desc())

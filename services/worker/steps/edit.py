@@ -20,6 +20,7 @@ from services.worker.steps.environment import environment
 from services.worker.steps.failures import InputDamaged, StepFailed, explain
 from services.worker.steps.measured import measured_probes
 from services.worker.steps.progress import progress_of_part
+from services.worker.steps.storing import store_patiently
 from shared.artifacts import Artifact, ArtifactCorrupt
 from shared.editors import CATALOGUE
 from shared.measurement import Arm
@@ -48,7 +49,7 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
             "warnings": [f"{step.title}: {warning}" for warning in memory.warnings],
             "environment": environment(language_model),
         },
-        artifact=store_delta(context, outcome.delta),
+        artifact=store_delta(context, step, outcome.delta),
         arms=[ArmScores(Arm.EDITED, 0, probes, scores)],
     )
 
@@ -102,12 +103,12 @@ def named_as_requested(edits: int, paraphrases: int) -> Iterator[None]:
         raise StepFailed(failure.cause, named) from error
 
 
-def store_delta(context: AuditContext, delta: WeightDelta) -> Artifact:
+def store_delta(context: AuditContext, step: Step, delta: WeightDelta) -> Artifact:
     """Put a delta into the artifact store."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "delta.safetensors"
         delta.save(path)
-        return context.store.put_file(path, ".safetensors")
+        return store_patiently(context, step, lambda: context.store.put_file(path, ".safetensors"))
 
 
 def stored_delta(context: AuditContext, step_id: str) -> WeightDelta:
@@ -117,8 +118,8 @@ def stored_delta(context: AuditContext, step_id: str) -> WeightDelta:
         InputDamaged: it is missing, truncated or altered.
     """
     step = context.step(step_id)
-    assert step.artifact is not None  # noqa: S101 (an edit step that succeeded has one)
-    assert step.artifact_sha256 is not None  # noqa: S101
+    if step.artifact is None or step.artifact_sha256 is None:
+        raise InputDamaged(step_id, "it is being computed again")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "delta.safetensors"
         try:

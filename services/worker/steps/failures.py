@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+from sqlalchemy.exc import DBAPIError
+
 from services.worker.editing.augmentation import TooFewParaphrases
 from services.worker.editing.editor import EditFailed
 from services.worker.editing.token_positions import SubjectNotFound, SubjectTruncated
@@ -15,6 +17,7 @@ from services.worker.probing.scoring import ProbeTooLong
 from services.worker.tuning.errors import RecipeDoesNotFit, TrainingDiverged
 from shared.artifacts import ArtifactCorrupt, ArtifactStoreUnavailable
 from shared.model_files import HubUnavailable, ModelNotUsable
+from shared.patience import is_away
 from shared.states import Cause
 from shared.training_data import UnusableTrainingData
 
@@ -65,7 +68,11 @@ def explain(error: Exception) -> StepFailed:
     for cause, kinds in CAUSES.items():
         if isinstance(error, kinds):
             return StepFailed(cause, str(error))
-    return StepFailed(Cause.INFRASTRUCTURE, f"{type(error).__name__}: {error}")
+    if isinstance(error, DBAPIError):  # its text holds the statement
+        return StepFailed(Cause.INFRASTRUCTURE, f"the database failed ({type(error.orig).__name__})")
+    return StepFailed(
+        Cause.INFRASTRUCTURE, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    )
 
 
 def is_passing(error: BaseException) -> bool:
@@ -76,6 +83,8 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, (ArtifactStoreUnavailable, HubUnavailable, ConnectionError, TimeoutError)):
         return True
     if isinstance(error, OSError) and error.errno in PASSING_ERRNOS:
+        return True
+    if isinstance(error, DBAPIError) and is_away(error):
         return True
     return error.__cause__ is not None and is_passing(error.__cause__)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col
 
 from services.worker.orders import AskedToLeave
@@ -22,11 +21,18 @@ from shared.audit_moves import lock_audit
 from shared.claims import take_next_step
 from shared.events import append_event
 from shared.leases import LeaseLost
-from shared.patience import is_away
 from shared.queue_order import should_make_way
 from shared.recovery import hand_over, leave
 from shared.states import AuditStatus, Cause, StepKind, StepStatus
-from shared.step_moves import have_computed_again, held_step, move_step, settle, step_died, wake_twins
+from shared.step_moves import (
+    have_computed_again,
+    held_step,
+    move_step,
+    put_off,
+    settle,
+    step_died,
+    wake_twins,
+)
 from shared.tables import Step
 
 log = logging.getLogger(__name__)
@@ -42,13 +48,20 @@ REUSABLE = frozenset({StepKind.BASE, StepKind.EDIT, StepKind.TUNE})
 CANDIDATES = 5  # identical steps whose artifacts are looked at before the step is computed again
 
 
+class CodeChanged(Exception):
+    """The supervisor and its child do not run the same code."""
+
+
 def work_on_audit(context: AuditContext) -> None:
     """Run the step that was claimed, and then every next one that can be taken; the attempt then ends.
 
     Raises:
         LeaseLost: somebody else has ended the attempt.
+        CodeChanged: the step was taken in the name of other code than this process runs.
     """
     while (step := next_step(context)) is not None:
+        if step.code_version != code_version():
+            raise CodeChanged("the worker's code was replaced while it ran; it must be started again")
         try:
             run_step(context, step)
         except (AskedToLeave, HandedOver):
@@ -72,7 +85,10 @@ def next_step(context: AuditContext) -> Step | None:
 
 
 def _must_leave(context: AuditContext, session: Session) -> bool:
-    return context.orders.leaving or should_make_way(session, context.lease, context.settings.turn_seconds)
+    """Whether to take no other step; after a failure that nobody foresaw the process is not to be trusted."""
+    if context.orders.leaving or context.failed_unforeseen:
+        return True
+    return should_make_way(session, context.lease, context.settings.turn_seconds)
 
 
 def run_step(context: AuditContext, step: Step) -> None:
@@ -92,11 +108,13 @@ def run_step(context: AuditContext, step: Step) -> None:
         compute_input_again(context, step, damage)
     except Exception as error:  # whatever a step raises is that step's failure, not the audit's
         log.exception("step %s failed", step.title)
-        if is_passing(error) or (isinstance(error, DBAPIError) and is_away(error)):
-            try_later(context, error)
-        else:
-            context.failed_unforeseen |= not is_foreseen(error)
+        if is_passing(error):
+            try_later(context, explain(error))
+        elif is_foreseen(error):
             fail(context, step, explain(error))
+        else:
+            context.failed_unforeseen = True
+            die(context, explain(error))
     else:
         succeed(context, step, outcome)
 
@@ -135,38 +153,44 @@ def fail(context: AuditContext, step: Step, failure: StepFailed) -> None:
     _end_step(context, step, StepStatus.FAILED, "step.failed", told=why, **why)
 
 
-def try_later(context: AuditContext, error: Exception) -> None:
-    """Count a death, and have the step tried again when what it needs may be back."""
-    reason = str(error) or type(error).__name__
+def try_later(context: AuditContext, failure: StepFailed) -> None:
+    """Have the step tried again when what it needs may be back."""
+    wait_seconds = context.settings.retry_wait_seconds
+    _with_held_step(context, lambda session, step: put_off(session, step, failure.reason, wait_seconds))
 
-    def put_off(session: Session) -> None:
-        lock_audit(session, context.lease.audit_id)
-        if (step := held_step(session, context.lease)) is not None:
-            step_died(
-                session,
-                step,
-                max_deaths=context.settings.max_step_attempts,
-                cause=Cause.INFRASTRUCTURE,
-                error=reason,
-                wait_seconds=context.settings.retry_wait_seconds,
-            )
 
-    context.write(put_off)
+def die(context: AuditContext, failure: StepFailed) -> None:
+    """Count a death: what nobody foresaw may have to do with this process, so another one tries again."""
+    max_deaths = context.settings.max_step_attempts
+
+    def count(session: Session, step: Step) -> None:
+        step_died(session, step, max_deaths=max_deaths, cause=failure.cause, error=failure.reason)
+
+    _with_held_step(context, count)
 
 
 def compute_input_again(context: AuditContext, step: Step, damage: InputDamaged) -> None:
     """Have the step computed again whose artifact this one could not use; that too has its limit."""
     damaged = context.step(damage.step_id)
-    if damaged.deaths + 1 >= context.settings.max_step_attempts:
+    limit = context.settings.max_step_attempts
+    if damaged.status is StepStatus.SUCCEEDED and damaged.damages + 1 >= limit:
         fail(context, step, StepFailed(Cause.INFRASTRUCTURE, f"{damaged.title}: {damage.reason}"))
         return
+    _with_held_step(
+        context,
+        lambda session, held: have_computed_again(session, damage.step_id, held, damage.reason),
+    )
 
-    def put_back(session: Session) -> None:
+
+def _with_held_step(context: AuditContext, work: Callable[[Session, Step], None]) -> None:
+    """Do `work` with the step at hand, unless it was done already and only the answer was lost."""
+
+    def once(session: Session) -> None:
         lock_audit(session, context.lease.audit_id)
-        if (held := held_step(session, context.lease)) is not None:
-            have_computed_again(session, damage.step_id, held, damage.reason)
+        if (step := held_step(session, context.lease)) is not None:
+            work(session, step)
 
-    context.write(put_back)
+    context.write(once)
 
 
 def reuse_identical(context: AuditContext, step: Step) -> bool:

@@ -61,6 +61,7 @@ class Layout:
         return step
 
 
+MAX_TITLE = 255
 REFERENCES = frozenset({"edit_step", "editor", "recipe"})  # names and ids; content is in keys and values
 
 
@@ -162,7 +163,18 @@ def add_tuning(
     }
     same = f"{inputs['edit_step']}/{recipe.name}/{seed}/{frozen_blocks}/{freeze if edit else ''}"
     if same not in layout.tuned:
-        blocks = f" (blocks {', '.join(map(str, frozen_blocks))})" if frozen_blocks else ""
-        title = f"tune: {of}, {recipe.name}, freeze={freeze}{blocks}, seed {seed}"
+        blocks = f" (blocks {ranges(frozen_blocks)})" if frozen_blocks else ""
+        title = f"tune: {of}, {recipe.name}, freeze={freeze}{blocks}, seed {seed}"[:MAX_TITLE]
         layout.tuned[same] = layout.add(StepKind.TUNE, title, needs, **inputs)
     return layout.tuned[same]
+
+
+def ranges(numbers: list[int]) -> str:
+    """Ascending numbers in few words: 0, 2-5, 9."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
