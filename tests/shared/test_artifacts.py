@@ -151,7 +151,7 @@ for put in (lambda: store.put(source.read_bytes(), ".bin"), lambda: store.put_fi
     try:
         put()
     except ArtifactStoreUnavailable as error:
-        print(error)
+        print(error.__cause__)
 """
 
 
