@@ -82,14 +82,17 @@ def seeded(what: str, seed: int) -> random.Random:
 
 
 def storm(deployment: Deployment, log: Log, asks: list[Ask], seconds: float, seed: int) -> None:
-    """Submit and strike for `seconds`; then heal everything and wait until every audit has ended."""
+    """Submit and strike for `seconds`; then heal everything and wait until every audit has ended.
+
+    A fault that still waits for something to hit is waited for.
+    """
     scene = Scene(deployment, log)
     nemesis = Nemesis(scene, plan_faults(seeded("faults", seed), seconds))
     began = time.monotonic()
     submitters = Submitters(deployment.url, log, until=began + seconds)
     waiting = list(asks)
     told = 0.0
-    while (now := time.monotonic() - began) < seconds:
+    while (now := time.monotonic() - began) < seconds or nemesis.plan:
         while waiting and waiting[0].at <= now:
             submitters.send(waiting.pop(0))
         nemesis.act(now)
