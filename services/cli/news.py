@@ -15,6 +15,7 @@ LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "step.handed_over": lambda data: f"{data['step']} is handed over: {data['why']}",
     "step.resumed": lambda data: f"{data['step']} goes on from its checkpoint at {percent(data['share'])}",
     "step.checkpoint_ignored": lambda data: f"{data['step']}: a checkpoint is of no use: {data['error']}",
+    "step.delayed": lambda data: f"{data['step']} is tried again in {data['seconds']:.0f} s: {data['error']}",
     "step.damaged": lambda data: f"{data['step']} is computed again, its result is damaged: {data['error']}",
     "step.out_of_memory": lambda data: (
         f"{data['step']} ran out of memory and goes on with batches of {data['micro_batch']}"
