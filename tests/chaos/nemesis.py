@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tests.chaos.faults import FAULTS, Fault, NothingToHit, Scene
 
 PAUSE_SECONDS = (2.0, 4.5)  # between the beginnings of two faults
-AIM_SECONDS = 30.0  # how long a fault waits for something to hit
+AIM_SECONDS = 60.0  # how long a fault waits for something to hit
 
 
 @dataclass(frozen=True)
