@@ -339,9 +339,7 @@ def test_worker_that_cannot_start_a_child_hands_over_what_it_claimed(
     assert (step.status, step.deaths) == (StepStatus.SUCCEEDED, 0)
 
 
-def test_child_that_died_between_two_audits_is_replaced(
-    engine: Engine, work: Callable[..., None]
-) -> None:
+def test_child_that_died_between_two_audits_is_replaced(engine: Engine, work: Callable[..., None]) -> None:
     steps = [add_work(engine)[1] for _ in range(3)]
     work("end_step_and_leave(next_line()); answer(); os.close(1); os.kill(os.getpid(), signal.SIGKILL)")
     assert [step_of(engine, step).status for step in steps] == [StepStatus.SUCCEEDED] * 3
