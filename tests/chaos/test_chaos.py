@@ -14,7 +14,7 @@ from tests.chaos.history import History
 from tests.chaos.run import DEPLOYMENTS
 
 ROOT = Path(__file__).parents[2]
-SECONDS, SEED = 35, 161
+SECONDS, SEED = 28, 161
 LONGEST_SECONDS = 1500  # two minutes on an idle machine
 KINDS_OF_FAULTS = 5
 
