@@ -23,14 +23,13 @@ from migrations import upgrade
 from shared.claims import claim
 from shared.database import create_database_engine, reading
 from shared.leases import fenced
-from shared.outbox import relay
+from shared.outbox import relay, repeat_unheard_wake_ups
 from shared.queue_order import queue_position
 from shared.recovery import (
     expire_overdue,
     finish_cancels,
     hand_over,
     reap_expired,
-    repeat_unheard_wake_ups,
 )
 from shared.states import AuditStatus, StepKind, StepStatus
 from shared.tables import Attempt, Audit, EditSet, Event, OutboxMessage, Step, new_id
