@@ -11,6 +11,7 @@ from tests.support.parity_audit import parity_request
 
 WAVE_SECONDS = 20.0
 FATES = ("none", "none", "none", "none", "cancel", "cancel and retry", "retry from scratch")
+DROPOUT = {"kind": "lora", "rank": 4, "dropout": 0.2}
 PATIENCE_SECONDS = (0.0, 12.0)  # from an answer to the cancel
 
 
@@ -71,8 +72,8 @@ def body(request: str) -> dict[str, Any]:
 
 
 def _short(whole: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """Few steps, each over at once."""
-    return {"editors": whole["editors"][1:], "recipes": [recipe]}
+    """Few steps, each over at once; dropout needs random generators that a resumed run must have kept."""
+    return {"editors": whole["editors"][1:], "recipes": [{**recipe, "update": DROPOUT}]}
 
 
 def _wide(whole: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
@@ -87,9 +88,8 @@ def _long(whole: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _adapted(whole: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """The same with adapters, dropout and a schedule: more that a resumed run must have kept."""
-    update = {"kind": "lora", "rank": 4, "dropout": 0.2}
-    adapted = {**recipe, "name": "adapted", "update": update, "steps": 120, "schedule": "cosine"}
+    """The same with adapters, dropout and another schedule."""
+    adapted = {**recipe, "name": "adapted", "update": DROPOUT, "steps": 120, "schedule": "cosine"}
     return {"editors": whole["editors"][1:], "recipes": [adapted]}
 
 
