@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import tempfile
 import time
@@ -17,6 +18,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 CHUNK_BYTES = 2**20
+log = logging.getLogger(__name__)
+
 UNFINISHED = "unfinished-"  # how a local file is called while it is written
 ABANDONED_AFTER_SECONDS = 24 * 3600.0  # without a byte more, an unfinished file's writer was killed
 
@@ -183,6 +186,7 @@ def _failures_named() -> Iterator[None]:
     except (ArtifactCorrupt, ArtifactStoreUnavailable):
         raise
     except Exception as error:
+        log.warning("the artifact store failed: %s: %s", type(error).__name__, error)
         raise ArtifactStoreUnavailable(error) from error
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 
 from services.worker.steps.context import AuditContext
 from shared.artifacts import Artifact, ArtifactStoreUnavailable
 from shared.tables import Step
-
-log = logging.getLogger(__name__)
 
 ALL_BUT_STORED = 0.99  # of the step's progress
 
@@ -24,7 +21,6 @@ def store_patiently(context: AuditContext, step: Step, put: Callable[[], Artifac
     while True:
         try:
             return put()
-        except ArtifactStoreUnavailable as error:
-            log.warning("waiting for the artifact store: %s", error.__cause__)
+        except ArtifactStoreUnavailable:
             context.report_progress(step, ALL_BUT_STORED, "waiting for the artifact store")
             time.sleep(context.settings.retry_wait_seconds)
