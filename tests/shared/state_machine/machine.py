@@ -44,11 +44,12 @@ wish = st.builds(
     priority=st.sampled_from([0, 0, 0, 1]),
     shape=st.sampled_from(SHAPES),
     model=st.sampled_from(["m", "m", "n"]),
-    queue_seconds=st.sampled_from([None, None, None, 40]),
-    run_seconds=st.sampled_from([None, None, None, 400]),
+    queue_seconds=st.sampled_from([None, None, None, 20]),
+    run_seconds=st.sampled_from([None, None, 20]),
     old_code=st.sampled_from([False, False, True]),
     from_scratch=st.sampled_from([False, False, True]),
     unwanted=st.sampled_from([False, False, True]),
+    worn=st.sampled_from([False, False, True]),
     asked_done=st.sampled_from([(), KINDS[:1], KINDS[:2], KINDS[:3], KINDS[:3], KINDS[:4]]),
 )
 
@@ -189,7 +190,7 @@ class Jobs(Doings):
         self.last = "time_passes"
 
     @precondition(lambda self: self.last != "gateway_looks")
-    @rule(task=st.sampled_from(["reap", "expire", "finish_cancels", "all"]))
+    @rule(task=st.sampled_from(["reap", "expire", "finish_cancels", "all", "all"]))
     def gateway_looks(self, task: str) -> None:
         """What is sent is lost on its way."""
         if task == "all":
@@ -252,6 +253,8 @@ class Jobs(Doings):
         """Workers that hear of work do it, and then no audit is left."""
         if not (self.sound and self.to_the_end):
             return
+        self.tick(LONG_SECONDS)  # whoever is at work is lost
+        self.gateway_round()  # and so is what the broker is given now
         for _ in range(FAIR_ROUNDS):
             if self.to_do == 0:
                 return

@@ -94,6 +94,7 @@ class Model:
             steps,
         )
         for step in steps:
+            step.deaths = step.damages = MAX_DEATHS - 1 if wish.worn else 0
             if step.kind in wish.done:
                 step.status, step.finished_at, step.source, step.progress = (
                     "succeeded",

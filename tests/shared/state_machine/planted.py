@@ -74,16 +74,6 @@ def newest_first(*columns: Any) -> Select[Any]:
     return claimable(*columns).order_by(None).order_by(col(Audit.created_at).desc(), col(Step.position))
 
 
-def conclude_when_done(session: Session, audit_id: str) -> None:
-    """Ends an audit whose steps have ended, whoever is still there."""
-    steps = audit_moves._steps(session, audit_id)
-    status = lock_audit(session, audit_id).status
-    if status is AuditStatus.RUNNING and all(step.status.is_terminal for step in steps):
-        audit_moves.conclude(session, audit_id, steps)
-    else:
-        audit_moves.go_on_without(session, audit_id)
-
-
 def say_twice(session: Session, audit_id: str, kind: str, **data: Any) -> int:
     """Tells everything two times."""
     append_event(session, audit_id, kind, **data)
@@ -94,7 +84,6 @@ PLANTED: dict[str, list[Replacement]] = {
     "a zombie can write": [(leases, "hold", hold_whoever_asks)],
     "an attempt does not end": [(recovery, "close_attempt", do_nothing)],
     "an audit does not go back to the queue": [(recovery, "go_on_without", requeue_nothing)],
-    "an audit ends under its workers": [(recovery, "go_on_without", conclude_when_done)],
     "a step goes from anywhere to anywhere": [(step_moves, "leads_to", every_status)],
     "steps that waited do not go on": [(module, "settle", do_nothing) for module in (order, step_moves)],
     "a step is put back before what it needs": [(step_moves, "put_back", put_back_at_once)],

@@ -37,6 +37,7 @@ class Wish:
     old_code: bool  # it is planned by a worker of an earlier version
     from_scratch: bool
     unwanted: bool
+    worn: bool  # its steps have died and its artifacts been damaged as often as is borne
     asked_done: tuple[str, ...]
 
     @property

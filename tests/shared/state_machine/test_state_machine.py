@@ -23,7 +23,7 @@ SEARCH = settings(
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-UNTIL_FOUND = settings(SEARCH, max_examples=200, phases=[Phase.generate])
+UNTIL_FOUND = settings(SEARCH, max_examples=400, phases=[Phase.generate])
 
 
 @pytest.fixture(scope="module")

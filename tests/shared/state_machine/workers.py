@@ -168,6 +168,8 @@ def publish(session: Session, audit_id: str, planned: list[ModelStep]) -> None:
             status=StepStatus(step.status),
             finished_at=step.finished_at,
             source_step_id=step.source,
+            deaths=step.deaths,
+            damages=step.damages,
             progress=step.progress,
             artifact=step.artifact,
             artifact_sha256=SHA256 if step.artifact else None,
