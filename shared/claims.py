@@ -125,7 +125,7 @@ def note_service(session: Session, audit_id: str, submitter: str) -> None:
 
 
 def _take(session: Session, step_id: str, lease: Lease, code_version: str) -> None:
-    columns = (col(Step.key), col(Step.code_version), col(Step.title), col(Step.needs))
+    columns = (col(Step.key), col(Step.code_version), col(Step.title), col(Step.needs), col(Step.started_at))
     step = session.execute(select(*columns).where(col(Step.id) == step_id)).one()
     needed = session.execute(
         select(col(Step.key), col(Step.code_version))
@@ -133,7 +133,9 @@ def _take(session: Session, step_id: str, lease: Lease, code_version: str) -> No
         .order_by(col(Step.position))
     ).all()
     values: dict[str, Any] = {}
-    if {step.code_version, *(need.code_version for need in needed)} != {code_version}:
+    builds_on_other_code = any(need.code_version != code_version for need in needed)
+    keyed_before = step.started_at is not None and step.code_version == code_version
+    if step.code_version != code_version or (builds_on_other_code and not keyed_before):
         values = {
             "key": key_under(code_version, step.key, [need.key for need in needed]),
             "checkpoint_progress": None,  # what other code saved half-way is not gone on with

@@ -256,6 +256,19 @@ def test_step_on_top_of_what_other_code_made_gets_a_key_of_its_own(engine: Engin
     assert step_of(engine, tune).key == key_under(CODE, SAME, ["e" * 64])
 
 
+def test_step_on_top_of_what_other_code_made_goes_on_when_it_is_taken_again(engine: Engine) -> None:
+    audit_id = add_audit(engine)
+    edit = add_step(engine, audit_id, status=StepStatus.SUCCEEDED, code_version="o" * 64, key="e" * 64)
+    tune = add_step(engine, audit_id, 1, needs=[edit], key=SAME, code_version=CODE, ready_at=database_now())
+    let_lease_expire(engine, claimed(engine))
+    with transaction(engine) as session:
+        session.execute(update(Step).where(col(Step.id) == tune).values(checkpoint_progress=0.5))
+    reap_expired(engine, MAX_DEATHS)
+    claimed(engine)
+    step = step_of(engine, tune)
+    assert (step.key, step.checkpoint_progress) == (key_under(CODE, SAME, ["e" * 64]), 0.5)
+
+
 def test_claim_of_a_step_that_was_put_off_meanwhile_takes_nothing(engine: Engine) -> None:
     _, step_id = add_work(engine)
     with transaction(engine) as session:
@@ -329,6 +342,7 @@ def test_claim_reads_nothing_of_what_has_ended(engine: Engine) -> None:
         plan = [row.detail for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query}"))]
     read_whole = [line for line in plan if line.startswith("SCAN")]
     assert read_whole == ["SCAN attempt USING INDEX ix_attempt_open_lease_expires_at"]
+    assert any("uq_step_running_key" in line for line in plan)  # small, unlike the index over all keys
 
 
 def test_step_of_older_code_that_runs_elsewhere_does_not_hold_up_the_queue(engine: Engine) -> None:
