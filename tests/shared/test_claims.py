@@ -342,7 +342,8 @@ def test_claim_reads_nothing_of_what_has_ended(engine: Engine) -> None:
     with engine.connect() as connection:
         plan = [row.detail for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query}"))]
     read_whole = [line for line in plan if line.startswith("SCAN")]
-    assert {line.split(" INDEX ")[-1] for line in read_whole} == SMALL_INDEXES, plan
+    assert {line.split(" INDEX ")[-1] for line in read_whole} <= SMALL_INDEXES, plan
+    assert any("uq_step_running_key" in line for line in plan), plan
 
 
 def test_running_audit_has_no_place_in_the_queue(engine: Engine) -> None:
