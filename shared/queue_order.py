@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heapreplace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, exists, func, literal_column, or_, select
+from sqlalchemy import Row, Select, exists, func, or_, select
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
@@ -132,14 +132,10 @@ def _workers_of_submitters() -> Select[Any]:
 
 
 def _is_free() -> tuple[Any, ...]:
-    """That a step may be taken, as far as it depends on steps.
-
-    The word for a running step is part of the statement: by it the index over running steps is found.
-    """
+    """That a step may be taken, as far as it depends on steps."""
     twin = aliased(Step)
-    running: ColumnElement[str] = literal_column(f"'{StepStatus.RUNNING}'")
-    at_work = select(col(twin.key)).where(col(twin.status) == running)
-    return (col(Step.ready_at) <= database_now(), col(Step.key).not_in(at_work))
+    twin_is_running = exists().where(col(twin.key) == col(Step.key), col(twin.status) == StepStatus.RUNNING)
+    return (col(Step.ready_at) <= database_now(), ~twin_is_running)
 
 
 def _is_in_time() -> Any:
