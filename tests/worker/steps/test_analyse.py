@@ -12,10 +12,11 @@ from sqlmodel import col
 
 from services.worker.steps import analyse
 from services.worker.steps.context import AuditContext
+from services.worker.steps.failures import StepFailed
 from services.worker.steps.model_source import ModelKeeper
 from services.worker.steps.order import RUN, next_step, run_step, work_on_audit
 from shared.database import database_now, transaction
-from shared.states import StepKind, StepStatus
+from shared.states import Cause, StepKind, StepStatus
 from shared.tables import Step, StoredReport
 from tests.support.parity_audit import parity_request
 from tests.worker.steps.audits import audit_of, claimed, report_of, run_steps, steps_of
@@ -92,7 +93,7 @@ def test_base_that_failed_leaves_the_environment_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("the model is broken")
+        raise StepFailed(Cause.MODEL, "the model is broken")
 
     monkeypatch.setitem(RUN, StepKind.BASE, fail)
     context = claimed(tmp_path, parity_request())
