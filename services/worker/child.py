@@ -98,8 +98,10 @@ class Child:
     def end(self, grace_seconds: float = 0.0) -> int:
         """Leave nothing of its group behind and reap it; its exit status, negative for a signal.
 
-        grace_seconds: how long it may take to end by itself.
+        grace_seconds: how long it may take to end by itself. Ending it again changes nothing.
         """
+        if self._process.returncode is not None:
+            return self._process.returncode
         deadline = time.monotonic() + grace_seconds
         while not self._has_exited() and time.monotonic() < deadline:
             time.sleep(EXIT_LOOK_SECONDS)

@@ -365,6 +365,12 @@ def test_silence_of_an_outage_is_not_held_against_the_child(
     assert (step.status, step.deaths) == (StepStatus.SUCCEEDED, 0)
 
 
+def test_child_that_was_ended_can_be_ended_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "COMMAND", (sys.executable, "-c", "import sys; sys.exit(3)"))
+    process = child.Child()
+    assert [process.end(grace_seconds=30), process.end()] == [3, 3]
+
+
 def test_supervisor_is_stopped_although_the_database_is_away(
     engine: Engine, work: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
