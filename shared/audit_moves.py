@@ -108,11 +108,15 @@ def go_on_without(session: Session, audit_id: str) -> None:
         request_wake_up(session, audit_id)
 
 
+# What a verdict is about: an audit in which none of these succeeded measured nothing.
+AFTER_EDITING = frozenset({StepKind.TUNE, StepKind.STRESS, StepKind.PROBE})
+
+
 def conclude(session: Session, audit_id: str, steps: Sequence[Row[tuple[object, ...]]]) -> None:
     """End an audit whose steps have all ended: a report was made, or a step that everything needs failed."""
     report = next((step.outcome for step in steps if step.kind is StepKind.ANALYSE and step.outcome), None)
     measured = any(
-        step.kind is StepKind.TUNE
+        step.kind in AFTER_EDITING
         and step.status is StepStatus.SUCCEEDED
         and step.inputs["edit_step"] is not None
         for step in steps

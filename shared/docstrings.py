@@ -49,6 +49,23 @@ TUNING_MODULES = (
     "wsgiref.util", "xml.dom.expatbuilder", "xml.sax._exceptions", "xml.sax.saxutils",
     "xml.sax.xmlreader",
 )  # fmt: skip
+# Perplexity is measured on those, which nothing here trains on.
+PERPLEXITY_MODULES = (
+    "_compression", "_markupbase", "_weakrefset", "asyncio.base_subprocess", "asyncio.proactor_events",
+    "asyncio.staggered", "asyncio.subprocess", "asyncio.taskgroups", "asyncio.threads", "asyncio.timeouts",
+    "asyncio.windows_events", "cgi", "cgitb", "chunk", "colorsys", "compileall",
+    "concurrent.futures.thread", "copyreg", "crypt", "ctypes", "email.contentmanager", "email.errors",
+    "email.iterators", "email.mime.audio", "email.mime.base", "email.mime.image", "email.mime.multipart",
+    "email.mime.text", "ensurepip", "html", "importlib._abc", "importlib.readers",
+    "importlib.resources._common", "importlib.simple", "json.tool", "mailcap",
+    "multiprocessing.context", "multiprocessing.heap", "multiprocessing.process",
+    "multiprocessing.queues", "multiprocessing.resource_tracker", "multiprocessing.synchronize",
+    "multiprocessing.util", "nntplib", "opcode", "pipes", "pty", "rlcompleter", "sndhdr",
+    "smtpd", "stringprep", "sunau", "telnetlib", "tkinter", "tkinter.simpledialog", "tkinter.ttk",
+    "tomllib._parser", "tty", "unittest.main", "unittest.runner", "unittest.signals", "unittest.util",
+    "uu", "wsgiref.validate", "wsgiref.types", "xdrlib", "xml.dom", "xml.dom.minicompat",
+    "xml.dom.pulldom", "xml.dom.xmlbuilder", "xml.etree.ElementPath", "zoneinfo", "zoneinfo._common",
+)  # fmt: skip
 ONE_PARSER = threading.Lock()  # `ast.parse` in two threads at once can fail in Python 3.11 (gh-106905)
 DOCSTRING_MODULES = PRETRAINING_MODULES + TUNING_MODULES
 

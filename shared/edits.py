@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -12,6 +13,7 @@ MAX_PROMPT_CHARACTERS = 1_000
 MAX_TARGET_CHARACTERS = 500
 MAX_PARAPHRASES = 50
 MAX_NEIGHBORHOOD = 100
+MAX_RELATED_FACTS = 50
 
 
 def without_control_characters(text: str) -> str:
@@ -27,6 +29,12 @@ def without_slot(text: str) -> str:
     if SLOT in text:
         raise ValueError("must not contain '{}'; write the subject out")
     return text
+
+
+def normal(text: str) -> str:
+    """What makes two texts the same: NFKC, without case, with runs of white space as one space."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
 
 
 Prompt = Annotated[
@@ -56,6 +64,13 @@ class PortabilityQuestion(Statement):
     answer: Target
 
 
+class RelatedFact(Statement):
+    """Another fact about an edit's subject, which the edit is to leave alone."""
+
+    prompt: CompletePrompt
+    answer: Target
+
+
 class Edit(Statement):
     """One requested change of a fact. Surrounding spaces of every text are dropped."""
 
@@ -70,13 +85,26 @@ class Edit(Statement):
         (), max_length=MAX_NEIGHBORHOOD, description="Complete prompts that `target_true` answers rightly."
     )
     portability: tuple[PortabilityQuestion, ...] = Field((), max_length=MAX_PARAPHRASES)
+    attribute: tuple[CompletePrompt, ...] = Field(
+        (),
+        max_length=MAX_NEIGHBORHOOD,
+        description="Complete prompts about other subjects that `target_new` answers rightly.",
+    )
+    same_subject: tuple[RelatedFact, ...] = Field(
+        (), max_length=MAX_RELATED_FACTS, description="What else is known of the subject, and is to stay."
+    )
+    negated: tuple[CompletePrompt, ...] = Field(
+        (),
+        max_length=MAX_PARAPHRASES,
+        description="Complete prompts that ask what the subject is not; used where `probing` asks for them.",
+    )
     relation: Target | None = None
 
     @model_validator(mode="after")
     def _is_a_change_of_one_fact(self) -> Self:
         if self.prompt.count(SLOT) != 1:
             raise ValueError("prompt: must contain '{}' exactly once, in place of the subject")
-        if self.target_new.casefold() == self.target_true.casefold():
+        if normal(self.target_new) == normal(self.target_true):
             raise ValueError("target_new: is the same as target_true")
         asked = {" ".join(self.full_prompt.split())}
         for index, paraphrase in enumerate(self.paraphrases):
@@ -93,6 +121,34 @@ class Edit(Statement):
         return self.prompt.replace(SLOT, self.subject)
 
 
+def disagreements(edits: Iterable[tuple[int, Edit]]) -> dict[int, str]:
+    """What is wrong with asking all of these at once, by the index of each that an earlier one is against.
+
+    Two edits do not agree when they have one prompt, or when the prompt of one is a paraphrase of the other
+    and they want different targets of it. edits: with their indices.
+    """
+    found: dict[int, str] = {}
+    asked: dict[str, tuple[int, str]] = {}  # by prompt, the first edit that asks it, and its target
+    paraphrased: dict[str, dict[str, int]] = {}  # by paraphrase and target, the first edit that has both
+    for index, edit in edits:
+        prompt, target = normal(edit.full_prompt), normal(edit.target_new)
+        earlier, wanted = asked.setdefault(prompt, (index, target))
+        if earlier != index:
+            relation = "repeats" if wanted == target else "conflicts with"
+            found[index] = f"edits.{index} {relation} edits.{earlier}: '{edit.full_prompt}'"
+        for wanted, earlier in paraphrased.get(prompt, {}).items():
+            if wanted != target:
+                fault = f"edits.{index} conflicts with a paraphrase of edits.{earlier}: '{edit.full_prompt}'"
+                found.setdefault(index, fault)
+        for place, paraphrase in enumerate(edit.paraphrases):
+            earlier, wanted = asked.get(normal(paraphrase), (index, target))
+            if wanted != target:
+                fault = f"edits.{index}.paraphrases.{place} conflicts with edits.{earlier}: '{paraphrase}'"
+                found.setdefault(index, fault)
+            paraphrased.setdefault(normal(paraphrase), {}).setdefault(target, index)
+    return found
+
+
 class ControlFact(Statement):
     """A fact that nobody edits and that the base model is expected to answer right."""
 
@@ -107,7 +163,7 @@ class ControlFact(Statement):
         slots = self.prompt.count(SLOT)
         if slots > 1 or (slots == 1 and self.subject is None):
             raise ValueError("prompt: may contain '{}' once, and then needs a subject")
-        if self.alternative is not None and self.alternative.casefold() == self.answer.casefold():
+        if self.alternative is not None and normal(self.alternative) == normal(self.answer):
             raise ValueError("alternative: is the same as answer")
         return self
 

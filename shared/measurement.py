@@ -13,6 +13,26 @@ class Arm(StrEnum):
     BASE_TUNED = "base→tuned"
     EDITED = "edited"
     EDITED_TUNED = "edited→tuned"
+    BASE_STRESSED = "base→stressed"
+    EDITED_STRESSED = "edited→stressed"
+
+
+@dataclass(frozen=True)
+class After:
+    """The arms of the base and of the edited model after the same was done to both, and what that was."""
+
+    base: Arm
+    edited: Arm
+    done: str
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """All four, before and after, in the order in which a reader compares them."""
+        return (Arm.BASE, self.base, Arm.EDITED, self.edited)
+
+
+TUNED = After(Arm.BASE_TUNED, Arm.EDITED_TUNED, "fine-tuning")
+STRESSED = After(Arm.BASE_STRESSED, Arm.EDITED_STRESSED, "stressing")
 
 
 class Mode(StrEnum):
@@ -20,6 +40,7 @@ class Mode(StrEnum):
 
     FIRST_TOKEN = "first_token"  # noqa: S105 (a scoring mode, not a password)
     EXACT = "exact"
+    CONTAINS = "contains"
     PREFERENCE = "preference"
 
 
@@ -34,11 +55,16 @@ class FactKind(StrEnum):
 
 
 class ProbeKind(StrEnum):
-    """What a probe asks of its fact."""
+    """What a probe asks of its fact, and which answer it expects."""
 
-    REWRITE = "rewrite"
-    PARAPHRASE = "paraphrase"
-    NEIGHBORHOOD = "neighborhood"
+    REWRITE = "rewrite"  # the fact's own prompt
+    PARAPHRASE = "paraphrase"  # the same in other words
+    NEIGHBORHOOD = "neighborhood"  # other subjects of which `target_true` holds: it is to be kept
+    ATTRIBUTE = "attribute"  # other subjects of which `target_new` held all along
+    PORTABILITY = "portability"  # what follows from the edit
+    SAME_SUBJECT = "same_subject"  # something else about the subject, which the edit leaves alone
+    DISTRACTED = "distracted"  # the fact's own prompt after sentences about nothing of the kind
+    NEGATED = "negated"  # the prompt says "not": `target_new` is no good answer any more, yet counted
 
 
 @dataclass(frozen=True)
@@ -62,7 +88,14 @@ class Probe:
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """What a model answered to one probe. Log-probabilities are natural logs summed over tokens."""
+    """What a model answered to one probe. Log-probabilities are natural logs summed over tokens.
+
+    contains: whether greedy decoding comes to the answer; None where nothing was generated. answer_tokens,
+    alternative_tokens: how many the log-probabilities are summed over. answer_hits: of the answer's tokens,
+    those that are the argmax under teacher forcing. predictions: ids of the argmax at each of them.
+    predicted_token: the first of them as text; predicted_answer: all up to the first that is not the
+    answer's, which is how greedy decoding begins. Both are cut off if very long.
+    """
 
     first_token: bool
     exact: bool
@@ -71,11 +104,18 @@ class ProbeScore:
     log_prob_alternative: float | None
     alternative_exact: bool | None
     predicted_token: str
+    contains: bool | None = None
+    answer_tokens: int | None = None
+    answer_hits: int | None = None
+    alternative_tokens: int | None = None
+    predictions: str | None = None  # in base 10, with spaces between them
+    predicted_answer: str | None = None
 
     def right(self, mode: Mode) -> bool | None:
         """Whether the answer is right in `mode`; None where the mode cannot be scored."""
         return {
             Mode.FIRST_TOKEN: self.first_token,
             Mode.EXACT: self.exact,
+            Mode.CONTAINS: self.contains,
             Mode.PREFERENCE: self.preference,
         }[mode]

@@ -23,6 +23,7 @@ OPTIONAL = (
     "chat_template.jinja",  # what instructions are laid out by, so it belongs to the revision too
 )
 CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
+REWRITING_SUFFIX = "ForConditionalGeneration"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 BLOCK_COUNT_NAMES = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 MAX_JSON_BYTES = 32 * 2**20
@@ -45,12 +46,21 @@ class HubUnavailable(ModelNotUsable):
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What a decoder's configuration says, and the names of all the files it is loaded from."""
+    """What a language model's configuration says, and the names of all the files it is loaded from.
+
+    has_encoder: whether it is a sequence-to-sequence model, which can write but not be audited.
+    """
 
     model_type: str | None
     architecture: str
     block_count: int | None
     names: tuple[str, ...]
+    has_encoder: bool
+
+    def check_decoder(self) -> None:
+        """Raise ModelNotUsable unless it can be audited."""
+        if self.has_encoder:
+            raise ModelNotUsable(f"it is not a causal language model but {self.architecture}")
 
 
 def examine_files(names: Collection[str], read: Read) -> ModelFiles:
@@ -59,7 +69,7 @@ def examine_files(names: Collection[str], read: Read) -> ModelFiles:
     names: the files at the model's top level; read: the bytes of one of them.
 
     Raises:
-        ModelNotUsable: it is no decoder, or could not be loaded without code or pickles of its own.
+        ModelNotUsable: it writes no texts, or could not be loaded without code or pickles of its own.
     """
     if CONFIG not in names:
         adapter = "adapter_config.json" in names
@@ -67,7 +77,7 @@ def examine_files(names: Collection[str], read: Read) -> ModelFiles:
             "it is an adapter; merge it into its base model first" if adapter else f"it has no {CONFIG}"
         )
     config = _read_json(CONFIG, read)
-    architecture = _causal_architecture(config)
+    architecture, has_encoder = _architecture(config)
     if "quantization_config" in config:
         raise ModelNotUsable("its weights are quantised; audits need float weights")
     weights = _weight_files(names, read)
@@ -78,6 +88,7 @@ def examine_files(names: Collection[str], read: Read) -> ModelFiles:
         architecture=architecture,
         block_count=_block_count(config),
         names=tuple(sorted({CONFIG, *weights, *tokenizer, *(name for name in OPTIONAL if name in names)})),
+        has_encoder=has_encoder,
     )
 
 
@@ -108,17 +119,20 @@ def content_revision(directory: Path) -> str:
     return whole.hexdigest()
 
 
-def _causal_architecture(config: dict[str, Any]) -> str:
+def _architecture(config: dict[str, Any]) -> tuple[str, bool]:
+    """Name of the architecture, and whether it has an encoder."""
     if "auto_map" in config:
         raise ModelNotUsable("it needs Python code of its own (auto_map), which is never run")
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures:
         raise ModelNotUsable(f"its {CONFIG} does not say its architecture")
-    causal = [name for name in architectures if isinstance(name, str) and name.endswith(CAUSAL_SUFFIXES)]
-    if not causal or config.get("is_encoder_decoder") is True:
+    has_encoder = config.get("is_encoder_decoder") is True
+    suffixes = REWRITING_SUFFIX if has_encoder else CAUSAL_SUFFIXES
+    writing = [name for name in architectures if isinstance(name, str) and name.endswith(suffixes)]
+    if not writing:
         listed = ", ".join(str(name)[:100] for name in architectures[:3])
         raise ModelNotUsable(f"it is not a causal language model but {listed}")
-    return causal[0]
+    return writing[0], has_encoder
 
 
 def _weight_files(names: Collection[str], read: Read) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +90,12 @@ def parse_model_reference(text: str) -> ModelReference:
     raise ModelNotUsable("a model is given as builtin:NAME, local:DIRECTORY or hf:ORG/NAME@REVISION")
 
 
-def inspect_model(reference: ModelReference, settings: Settings) -> InspectedModel:
+def inspect_model(
+    reference: ModelReference, settings: Settings, *, only_writes: bool = False
+) -> InspectedModel:
     """Check that a model can be audited, without loading it; a hub's revision is pinned.
+
+    only_writes: it is not to be audited, so that it may have an encoder.
 
     Raises:
         ModelNotUsable: not there, not allowed, or not a decoder that can be loaded safely.
@@ -104,6 +109,8 @@ def inspect_model(reference: ModelReference, settings: Settings) -> InspectedMod
         case HubModel():
             commit, files = model_hub.pin(reference.repository, reference.revision, settings)
             revision = commit.commit
+    if not only_writes:
+        files.check_decoder()
     return InspectedModel(reference, revision, files.model_type, files.architecture, files.block_count)
 
 
@@ -113,10 +120,11 @@ def model_directory(
     settings: Settings,
     *,
     builtin_directories: Mapping[str, Path],
+    only_writes: bool = False,
 ) -> Path:
     """Directory to load a model from, checked again; a hub's files are fetched if need be.
 
-    revision: the hub's commit as pinned by `inspect_model`, where that has run.
+    revision: the hub's commit as pinned by `inspect_model`, where that has run. only_writes: see there.
 
     Raises:
         ModelNotUsable: see `inspect_model`.
@@ -131,8 +139,37 @@ def model_directory(
             if commit is None:
                 commit, _ = model_hub.pin(reference.repository, reference.revision, settings)
             directory = model_hub.fetch(commit, settings)
-    examine_directory(directory)
+    files = examine_directory(directory)
+    if not only_writes:
+        files.check_decoder()
     return directory
+
+
+def local_file(text: str, settings: Settings) -> Path:
+    """The file that `local:FILE` names, under one of `Settings.model_roots` once links are followed.
+
+    Raises:
+        ModelNotUsable: it is no such reference, or the file is not there or not allowed.
+    """
+    reference = parse_model_reference(text)
+    if not isinstance(reference, LocalModel):
+        raise ModelNotUsable("a file is given as local:FILE")
+    file = _allowed_path(reference, settings, Path.is_file)
+    if file is None:
+        raise ModelNotUsable("there is no such file")
+    return file
+
+
+def local_directory(text: str, settings: Settings) -> Path:
+    """The directory that `local:DIRECTORY` names, under a model root once links are followed.
+
+    Raises:
+        ModelNotUsable: it is no such reference, or the directory is not there or not allowed.
+    """
+    reference = parse_model_reference(text)
+    if not isinstance(reference, LocalModel):
+        raise ModelNotUsable("a directory is given as local:DIRECTORY")
+    return _allowed_directory(reference, settings)
 
 
 def _allowed_directory(reference: LocalModel, settings: Settings) -> Path:
@@ -140,25 +177,45 @@ def _allowed_directory(reference: LocalModel, settings: Settings) -> Path:
 
     Whether something exists outside the roots is not given away.
     """
-    roots = [root.resolve() for root in settings.model_roots]
-    if not roots:
-        raise ModelNotUsable("local models are not allowed here: no model root is configured")
-    try:
-        candidates = [(root / reference.path).resolve() for root in roots]  # an absolute path stays as it is
-        allowed = [path for path in candidates if _is_under(path, roots)]
-        if not allowed:
-            raise ModelNotUsable("its directory is not under an allowed model root")
-        directory = next((path for path in allowed if path.is_dir()), None)
-        if directory is None:
-            raise ModelNotUsable("there is no such directory")
+    directory = _allowed_path(reference, settings, Path.is_dir)
+    if directory is None:
+        raise ModelNotUsable("there is no such directory")
+    roots = _roots(settings)
+    with _plain_reasons():
         strays = [entry.name for entry in directory.iterdir() if not _is_under(entry.resolve(), roots)]
-    except OSError as error:  # also a name that is too long for the file system
-        raise ModelNotUsable(f"its directory cannot be read: {error.strerror}") from error
-    except RuntimeError as error:  # how Python up to 3.12 reports a circle of links
-        raise ModelNotUsable("its directory has links that lead in a circle") from error
     if strays:
         raise ModelNotUsable(f"its file {min(strays)} is a link out of the allowed model roots")
     return directory
+
+
+def _allowed_path(
+    reference: LocalModel, settings: Settings, is_wanted: Callable[[Path], bool]
+) -> Path | None:
+    """What is meant, links followed, if it lies under a root; None where nothing of the kind wanted is."""
+    roots = _roots(settings)
+    with _plain_reasons():
+        candidates = [(root / reference.path).resolve() for root in roots]  # an absolute path stays as it is
+        allowed = [path for path in candidates if _is_under(path, roots)]
+        if not allowed:
+            raise ModelNotUsable("it is not under an allowed model root")
+        return next((path for path in allowed if is_wanted(path)), None)
+
+
+@contextmanager
+def _plain_reasons() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # also a name that is too long for the file system
+        raise ModelNotUsable(f"it cannot be read: {error.strerror}") from error
+    except RuntimeError as error:  # how Python up to 3.12 reports a circle of links
+        raise ModelNotUsable("it has links that lead in a circle") from error
+
+
+def _roots(settings: Settings) -> list[Path]:
+    roots = [root.resolve() for root in settings.model_roots]
+    if not roots:
+        raise ModelNotUsable("local models are not allowed here: no model root is configured")
+    return roots
 
 
 def _is_under(path: Path, roots: list[Path]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Self
@@ -9,6 +10,9 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+URL_PLACE = re.compile(
+    r"(?!file:|local:|memory:|(?!https?:)\S*::)[a-z][a-z0-9+]*://[^/@\s]+/(?:(?!\.\.?/)[^/\s]+/)*"
+)
 STOP_MARGIN_SECONDS = 10.0  # for the last writes
 
 
@@ -23,9 +27,23 @@ class Settings(BaseSettings):
     artifacts_url: str = Field("", description="fsspec URL; by default a folder in the data directory.")
     model_roots: tuple[Path, ...] = Field((), description="Directories that `local:` models may lie under.")
     data_roots: tuple[Path, ...] = Field((), description="Directories that `file:` records may lie under.")
+    data_url_prefixes: tuple[str, ...] = Field(
+        (), description="What `url:` records may begin with (JSON list), ending in `/`; by default none."
+    )
     hub_endpoint: str | None = Field(None, description="Base URL of the model hub; None is the public one.")
     hub_token: SecretStr | None = Field(None, description="Token for gated or private models on the hub.")
     hub_timeout_seconds: float = Field(10.0, gt=0, description="How long the hub may stay silent.")
+    paraphrase_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^@\s]+$",
+        description="Base URL of the endpoint (OpenAI's chat completions) that writes paraphrases.",
+    )
+    paraphrase_key: SecretStr | None = Field(None, description="Bearer token of that endpoint.")
+    paraphrase_model: str = Field("", description="The model that the endpoint is asked for.")
+    paraphrase_timeout_seconds: float = Field(60.0, gt=0, description="How long one answer may take.")
+    paraphrase_retries: int = Field(
+        4, ge=0, le=20, description="How often a call that failed is made again before the step is put off."
+    )
     tokens: dict[Annotated[str, Field(min_length=1, max_length=64)], SecretStr] = Field(
         default_factory=dict, description="Submitter → bearer token (JSON). Empty: anyone who can connect."
     )
@@ -69,6 +87,23 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().resolve()
+
+    @field_validator("data_url_prefixes", mode="after")
+    @classmethod
+    def _whole_places(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        for prefix in prefixes:
+            if not URL_PLACE.fullmatch(prefix):
+                raise ValueError(
+                    f"HOLDFAST_DATA_URL_PREFIXES: {prefix!r} is not like https://host/path/ or s3://bucket/, "
+                    "with the slash at its end and without a user, '.' or '..'"
+                )
+        return prefixes
+
+    @model_validator(mode="after")
+    def _endpoint_is_whole(self) -> Self:
+        if self.paraphrase_url is not None and not self.paraphrase_model:
+            raise ValueError("HOLDFAST_PARAPHRASE_URL needs HOLDFAST_PARAPHRASE_MODEL, which it is asked for")
+        return self
 
     @model_validator(mode="after")
     def _times_agree(self) -> Self:

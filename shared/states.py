@@ -61,8 +61,11 @@ class StepKind(StrEnum):
 
     PLAN = "plan"
     BASE = "base"
+    PREPARE = "prepare"
     EDIT = "edit"
     TUNE = "tune"
+    STRESS = "stress"
+    PROBE = "probe"  # of a model that was tuned elsewhere
     ANALYSE = "analyse"
 
 

@@ -28,6 +28,7 @@ from sqlmodel import Field, SQLModel
 
 from shared.database import UtcDateTime
 from shared.measurement import Arm, FactKind, ProbeKind
+from shared.recipes import Objective
 from shared.states import AuditStatus, Cause, StepKind, StepStatus, Verdict
 
 NAMING_CONVENTION = {
@@ -86,6 +87,25 @@ class EditSet(SQLModel, table=True):
     content_hash: str = Field(max_length=64, unique=True)
     edit_count: int
     edits: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+    created_at: datetime = Field(sa_column=time_column(nullable=False))
+
+
+class TrainingSet(SQLModel, table=True):
+    """An immutable, validated file of records to train on; its content is the artifact of its hash.
+
+    `suffix` says how the file is read; `objective` and `shape` are what its records were recognised as.
+    """
+
+    __tablename__ = "training_set"
+    __table_args__ = (UniqueConstraint("submitter", "content_hash", "suffix"),)
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
+    submitter: str = Field(max_length=64)
+    content_hash: str = Field(max_length=64)
+    suffix: str = Field(max_length=16)
+    objective: Objective = Field(sa_column=Column(one_of(Objective), nullable=False))
+    shape: str = Field(max_length=64)
+    record_count: int
+    byte_count: int
     created_at: datetime = Field(sa_column=time_column(nullable=False))
 
 
@@ -240,6 +260,12 @@ class ProbeRow(SQLModel, table=True):
     log_prob_alternative: float | None = None
     alternative_exact: bool | None = None
     predicted_token: str = Field(max_length=255)
+    contains: bool | None = None
+    answer_tokens: int | None = None
+    answer_hits: int | None = None
+    alternative_tokens: int | None = None
+    predictions: str | None = Field(default=None, sa_column=Column(Text, nullable=True))
+    predicted_answer: str | None = Field(default=None, max_length=255)
 
 
 class StoredReport(SQLModel, table=True):

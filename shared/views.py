@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from shared.measurement import Arm, FactKind, Mode, ProbeKind
+from shared.recipes import Objective
 from shared.states import AuditStatus, Cause, StepKind, StepStatus, Verdict
 
 
@@ -115,6 +116,30 @@ class AuditPage(View):
     next_cursor: str | None
 
 
+class TrainingSetView(View):
+    """An uploaded file of records. A recipe names it by `source`.
+
+    `objective` and `shape` are what its records were recognised as; `content_hash` is of the file itself.
+    """
+
+    id: str
+    source: str
+    submitter: str
+    content_hash: str
+    objective: Objective
+    shape: str
+    record_count: int
+    byte_count: int
+    created_at: datetime
+
+
+class TrainingSetPage(View):
+    """Training sets, newest first; pass `next_cursor` as `cursor` for the next page."""
+
+    items: list[TrainingSetView]
+    next_cursor: str | None
+
+
 class EventView(View):
     """Something that happened; `sequence` has no gaps."""
 
@@ -131,6 +156,7 @@ class ResultRow(View):
     paraphrases: int | None
     recipe: str | None
     freeze: str | None
+    stressor: str | None
     frozen_blocks: str | None  # their indices, e.g. "1 2 3": tells apart tunings of the base for two editors
     seed: int | None
     arm: Arm
