@@ -11,6 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoXConfig,
@@ -39,8 +40,13 @@ VOCABULARY_SIZE = 160
 MATRIX_SCALE = 6.0  # from initial weights to ones whose outputs differ visibly
 
 
-def tiny_tokenizer(*, adds_bos: bool = False, pad_token: str | None = None) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are words with their leading space, like byte-level BPE on whole words."""
+def tiny_tokenizer(
+    *, adds_bos: bool = False, adds_eos: bool = False, pad_token: str | None = None
+) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are words with their leading space, like byte-level BPE on whole words.
+
+    Its BOS is its EOS too.
+    """
     words = [word for text in SUBJECTS + PLACES for word in text.split()] + WORDS
     vocabulary = {BOS: 0, "<unk>": 1}
     for word in words:
@@ -49,8 +55,9 @@ def tiny_tokenizer(*, adds_bos: bool = False, pad_token: str | None = None) -> P
     vocabulary.setdefault("a", len(vocabulary))
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 (not a password)
     tokenizer.pre_tokenizer = Split(pattern=" ", behavior="merged_with_next")
-    if adds_bos:
-        tokenizer.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
+    if adds_bos or adds_eos:
+        template = [*[BOS] * adds_bos, "$A", *[BOS] * adds_eos]
+        tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=[(BOS, 0)])
     assert len(vocabulary) <= VOCABULARY_SIZE
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()))),
@@ -94,6 +101,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen3": Qwen3Config(**LLAMA_LIKE, head_dim=8, **TOKEN_IDS),
     "mistral": MistralConfig(**LLAMA_LIKE, **TOKEN_IDS),
     "gemma2": Gemma2Config(**{**LLAMA_LIKE, "tie_word_embeddings": True}, head_dim=8, **TOKEN_IDS),
+    "gemma3": Gemma3TextConfig(
+        **{**LLAMA_LIKE, "tie_word_embeddings": True}, head_dim=8, sliding_window_pattern=2, **TOKEN_IDS
+    ),
     "phi": PhiConfig(**LLAMA_LIKE, **TOKEN_IDS),
     "phi3": Phi3Config(**LLAMA_LIKE, **TOKEN_IDS),
     "gptj": GPTJConfig(

@@ -2,29 +2,27 @@
 
 import hashlib
 import json
-import logging
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from services.worker.editing.corpora import Corpus
+from services.worker.editing.kept_tensors import read_kept, write_whole
+from services.worker.editing.second_moments import SAVE_EVERY_SECONDS, Sums, sum_up
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import Batches, GpuMemory
-from services.worker.language_models.progress import Progress, WorkDone, untold
-from services.worker.language_models.taps import Tap, read_taps
-
-log = logging.getLogger(__name__)
+from services.worker.language_models.progress import Progress, untold
 
 # Raised whenever the same corpus would give other numbers, so that older files are not read.
-CACHE_VERSION = 2
+CACHE_VERSION = 4
+FINISHED, UNFINISHED = "key-statistics", "unfinished-key-statistics"
+ABANDONED_AFTER_SECONDS = 7 * 24 * 3600.0
 # Added to the diagonal, relative to its mean, when a second moment is singular: a neuron of a ReLU MLP that
 # no text of the corpus activates leaves a row of zeros.
 RELATIVE_RIDGE = 1e-6
@@ -32,10 +30,15 @@ RELATIVE_RIDGE = 1e-6
 
 @dataclass(frozen=True)
 class KeyStatistics:
-    """The mean of k kᵀ over a corpus (not centred), by layer: (d_ff, d_ff) float64."""
+    """The mean of k kᵀ over a corpus (not centred), by layer: (d_ff, d_ff) float64.
+
+    split_half: how far apart the moments of the corpus's halves are, see `Sums.split_half`; none of a layer
+    whose statistics were brought along, or of a corpus that cannot be halved.
+    """
 
     second_moments: Mapping[int, Tensor]
     token_count: int
+    split_half: Mapping[int, float] = field(default_factory=dict)
 
     def second_moment(self, layer: int, device: torch.device) -> Tensor:
         """C of one layer; raises ValueError when it was not collected."""
@@ -47,18 +50,44 @@ class KeyStatistics:
 NO_STATISTICS = KeyStatistics(second_moments={}, token_count=0)
 
 
+class NotPositive(Exception):
+    """A matrix that was to be a second moment, and is none: no small ridge makes it positive definite."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a second moment cannot be inverted: even with its diagonal raised by "
+            f"{RELATIVE_RIDGE:g} of its mean it is not positive definite"
+        )
+
+
 def solve_positive(matrix: Tensor, right: Tensor) -> tuple[Tensor, float]:
     """Solve `matrix` x = `right` for a symmetric positive (semi)definite float64 matrix.
 
     matrix: (n, n); right: (n, m). Returns x, (n, m) float64, and what had to be added to the diagonal for
-    the matrix to be invertible: zero unless it is singular.
+    the matrix to be invertible: zero unless it is singular. Raises NotPositive where that does not help.
     """
     factor, failed = torch.linalg.cholesky_ex(matrix)
     ridge = 0.0
     if int(failed) != 0:
+        del factor  # at the widths of large models there is room for one
         ridge = RELATIVE_RIDGE * float(matrix.diagonal().mean())
-        factor = torch.linalg.cholesky(matrix + ridge * torch.eye(len(matrix)).to(matrix))
+        with raised_diagonal(matrix, ridge):
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+        if int(failed) != 0:
+            raise NotPositive
     return torch.cholesky_solve(right, factor), ridge
+
+
+@contextmanager
+def raised_diagonal(matrix: Tensor, ridge: float) -> Iterator[None]:
+    """Add to the diagonal in place, without a copy of the matrix, and put it back bit for bit."""
+    diagonal = matrix.diagonal()
+    before = diagonal.clone()
+    try:
+        diagonal.add_(ridge)
+        yield
+    finally:
+        diagonal.copy_(before)
 
 
 def collect_key_statistics(
@@ -70,94 +99,72 @@ def collect_key_statistics(
     cache: Path | None = None,
     progress: Progress = untold,
     memory: GpuMemory | None = None,
+    save_every_seconds: float = SAVE_EVERY_SECONDS,
 ) -> KeyStatistics:
     """Second moments of the keys of several layers, in one pass over the corpus.
 
     cache: a directory where each layer's moment is kept under a name made from the model's revision and
-    dtype, the corpus and the layer; what is there already is not computed again. progress: called with
-    the tokens done and the whole; a token is done once when it is written and once when it is read.
-    memory: told when the token budget did not fit. Raises OutOfGpuMemory.
+    dtype, the corpus and the layer; what is there already is not computed again, and a pass that was
+    interrupted goes on. progress: see `sum_up`. memory: told when the token budget did not fit. Raises
+    OutOfGpuMemory.
     """
-    kept = {layer: cache_path(cache, language_model, corpus, layer) for layer in layers} if cache else {}
+    kept = {layer: cache_path(cache, language_model, corpus, [layer]) for layer in layers} if cache else {}
     found = {layer: read_kept(path) for layer, path in kept.items()}
     stored = {layer: tensors for layer, tensors in found.items() if tensors is not None}
     missing = [layer for layer in layers if layer not in stored]
     if missing:
         batches = Batches(token_budget, memory or GpuMemory())
-        moments = stream_second_moments(language_model, corpus, missing, batches, progress)
-        for layer, moment in moments.items():
-            stored[layer] = moment
+        partial = cache_path(cache, language_model, corpus, missing, UNFINISHED) if cache else None
+        if cache:
+            remove_abandoned(cache)
+        sums = sum_up(
+            language_model,
+            corpus,
+            missing,
+            batches,
+            progress,
+            partial=partial,
+            save_every_seconds=save_every_seconds,
+        )
+        for layer in missing:
+            stored[layer] = moment_of(sums, layer)
             if layer in kept:
-                write_whole(kept[layer], moment)
+                write_whole(kept[layer], stored[layer])
+        if partial:
+            partial.unlink(missing_ok=True)
     return KeyStatistics(
         second_moments={layer: stored[layer]["second_moment"] for layer in layers},
         token_count=min(int(stored[layer]["token_count"]) for layer in layers),
+        split_half={
+            layer: float(stored[layer]["split_half"]) for layer in layers if "split_half" in stored[layer]
+        },
     )
 
 
-def stream_second_moments(
-    language_model: LanguageModel,
-    corpus: Corpus,
-    layers: Sequence[int],
-    batches: Batches,
-    progress: Progress,
-) -> dict[int, dict[str, Tensor]]:
-    """Sum k kᵀ over every token in float64, holding one (d_ff, d_ff) matrix per layer and one batch."""
-    sequences = corpus.sequences(
-        language_model, lambda written, whole: progress(written, 2 * whole), batches.memory
-    )
-    token_count = sum(len(sequence) for sequence in sequences)
-    work = WorkDone(lambda read, whole: progress(whole + read, 2 * whole), whole=token_count)
-    taps = {layer: Tap(language_model.anatomy.mlp_down_projections[layer], "input") for layer in layers}
-    sums: dict[int, Tensor] = {}
-
-    def add(chosen: Sequence[int]) -> None:
-        batch = language_model.batch([sequences[index] for index in chosen])
-        read = read_taps(language_model.model, batch, list(taps.values()))
-        real = batch.attention_mask.bool()
-        keys = {layer: read.pop(tap)[real].double() for layer, tap in taps.items()}  # (tokens, d_ff) each
-        for layer, of_layer in keys.items():
-            if layer not in sums:
-                sums[layer] = of_layer.new_zeros(of_layer.shape[1], of_layer.shape[1])
-        for layer, of_layer in keys.items():  # in place, so that no layer can lack the memory and others not
-            sums[layer].addmm_(of_layer.T, of_layer)
-        work.advance(sum(len(sequences[index]) for index in chosen))
-
-    batches.run("texts were read", [len(sequence) for sequence in sequences], add)
-    return {
-        layer: {"second_moment": total.div_(token_count).cpu(), "token_count": torch.tensor(token_count)}
-        for layer, total in sums.items()
-    }
+def moment_of(sums: Sums, layer: int) -> dict[str, Tensor]:
+    """What is kept of one layer."""
+    moment = {"second_moment": sums.second_moment(layer), "token_count": torch.tensor(sums.tokens)}
+    split_half = sums.split_half(layer)
+    if split_half is not None:
+        moment["split_half"] = torch.tensor(split_half, dtype=torch.float64)
+    return moment
 
 
-def cache_path(cache: Path, language_model: LanguageModel, corpus: Corpus, layer: int) -> Path:
+def cache_path(
+    cache: Path, language_model: LanguageModel, corpus: Corpus, layers: Sequence[int], prefix: str = FINISHED
+) -> Path:
     content = json.dumps(
         [
             *(CACHE_VERSION, torch.__version__, transformers.__version__, language_model.device.type),
-            *(language_model.revision, str(language_model.dtype), corpus.identity, layer),
+            *(language_model.revision, str(language_model.dtype), corpus.identity, *layers),
         ]
     )
-    return cache / f"key-statistics-{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
+    return cache / f"{prefix}-{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
 
 
-def read_kept(path: Path) -> dict[str, Tensor] | None:
-    """What `write_whole` wrote; None where nothing is or where a crash of the machine left it damaged."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        return None
-    except SafetensorError:
-        log.warning("%s is damaged and is computed again", path)
-        return None
-
-
-def write_whole(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write beside the file, then rename: a reader sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(descriptor)
-    try:
-        save_file(tensors, temporary)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+def remove_abandoned(cache: Path) -> None:
+    """Remove the sums of passes that nobody has gone on with for long; they are large."""
+    for path in cache.glob(f"{UNFINISHED}-*"):
+        with suppress(FileNotFoundError):  # gone on with or removed by another worker, in this moment
+            if path.stat().st_mtime < time.time() - ABANDONED_AFTER_SECONDS:
+                path.unlink()

@@ -1,4 +1,4 @@
-"""The target vectors z: what a block must put out at the subject's last token for each edit to hold.
+"""The target vectors z: what a place must put out at the subject's last token for each edit to hold.
 
 Every edit is its own problem (its loss, its clamp, its end); they only share the forward and backward
 passes. Source: MEMIT (Meng et al. 2023), eq. 16, after ROME (Meng et al. 2022), eq. 4.
@@ -12,77 +12,100 @@ import torch
 from torch import Tensor
 
 from services.worker.editing.editor import EditFailed
-from services.worker.editing.running_edits import RunningEdits, start_running
+from services.worker.editing.places import Place
+from services.worker.editing.running_edits import Route, RunningEdits, shortest_route, start_running
+from services.worker.editing.shared_contexts import run_shared_contexts
 from services.worker.editing.target_requests import TargetRequest
-from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.loading import VALUES_PER_BLOCK, LanguageModel
 from services.worker.language_models.memory import Batches
 from services.worker.language_models.progress import WorkDone
 from services.worker.language_models.taps import (
-    blocks_return_tuples,
     head_reading,
+    moved_outputs,
     replayed_blocks,
 )
 from shared.editors import TargetHyperparameters
 
 # An edit whose loss is below this is done (the references' constant).
 LOSS_THRESHOLD = 0.05
+# What activations may take of the memory that the weights take, or in bytes if that is more; and how many
+# tokens are enough, a step with more of them being no faster.
+ACTIVATION_SHARE, FEWEST_BYTES = 1 / 16, 256 * 2**20
+ENOUGH_TOKENS = 1_024
 
 
 @dataclass(frozen=True)
 class TargetVectors:
     """What the optimisation found.
 
-    vectors: z, (edits, hidden) float32. losses: per edit, at each evaluation; all but the last of them were
-    followed by an update.
+    by_module: z of each module of the place, (edits, modules, hidden) float32. losses: per edit, at each
+    evaluation; all but the last of them were followed by an update.
     """
 
-    vectors: Tensor
+    by_module: Tensor
     losses: tuple[tuple[float, ...], ...]
+
+    @property
+    def vectors(self) -> Tensor:
+        """z of the place's last module, the only one of most: (edits, hidden) float32."""
+        return self.by_module[:, -1]
 
 
 @dataclass(frozen=True)
 class OptimisedEdit:
-    """One edit's z, (hidden,) float32, and its loss at each evaluation."""
+    """One edit's z, (modules, hidden) float32, and its loss at each evaluation."""
 
-    vector: Tensor
+    vectors: Tensor
     losses: Sequence[float]
 
 
 def optimise_targets(
     language_model: LanguageModel,
     requests: Sequence[TargetRequest],
-    layer: int,
+    place: Place,
     hyperparameters: TargetHyperparameters,
     *,
     batches: Batches,
     work: WorkDone,
 ) -> TargetVectors:
-    """Find z for the output of block `layer`, for all edits together.
+    """Find z for the outputs at a place, for all edits together.
 
-    Only the blocks above `layer` run at each step. batches: more edits than fit at once are done one chunk
-    after another. work: advanced by `v_num_grad_steps` per row of every edit in all. Raises EditFailed when
-    a loss is not finite.
+    Only the blocks above the place run at each step, and where the model allows only from the subject's last
+    token on. batches: more edits than fit at once, or than `tokens_at_once`, are done one chunk after
+    another. work: advanced by `v_num_grad_steps` per row of every edit in all. Raises EditFailed when a loss
+    is not finite.
     """
-    rows = [request.rows() for request in requests]
-    in_tuple = blocks_return_tuples(language_model.model, language_model.anatomy)
+    sequences = [request.sequences() for request in requests]
+    route = shortest_route(language_model, place)
+    shared = run_shared_contexts(language_model, sequences, range(len(language_model.anatomy.blocks)))
     found: dict[int, OptimisedEdit] = {}
 
     def optimise(chunk: Sequence[int]) -> None:
         chosen = [requests[index] for index in chunk]
-        running = start_running(language_model, list(chunk), chosen, layer, in_tuple)
+        running = start_running(language_model, list(chunk), chosen, place, route, shared)
         with work.taken_back_on_failure():
             found.update(optimise_chunk(language_model, running, hyperparameters, work))
 
-    batches.run(
+    batches.at_most(tokens_at_once(language_model, route)).run(
         "edits were optimised",
-        [max(len(row) for row in of_edit) for of_edit in rows],
+        [max(route.tokens_to_run(sequence) for sequence in of_edit) for of_edit in sequences],
         optimise,
-        rows=[len(of_edit) for of_edit in rows],
+        rows=[len(of_edit) for of_edit in sequences],
     )
     in_order = [found[index] for index in range(len(requests))]
     return TargetVectors(
-        torch.stack([edit.vector for edit in in_order]), tuple(tuple(edit.losses) for edit in in_order)
+        torch.stack([edit.vectors for edit in in_order]), tuple(tuple(edit.losses) for edit in in_order)
     )
+
+
+def tokens_at_once(language_model: LanguageModel, route: Route) -> int:
+    """Tokens whose activations, kept for a backward pass, take a small share of the model's own memory."""
+    model = language_model.model
+    weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+    hidden = int(model.config.get_text_config(decoder=True).hidden_size)
+    blocks = max(1, len(language_model.anatomy.blocks) - route.replayed - 1)
+    per_token = VALUES_PER_BLOCK * hidden * blocks * language_model.dtype.itemsize
+    return min(ENOUGH_TOKENS, max(int(ACTIVATION_SHARE * weights), FEWEST_BYTES) // per_token)
 
 
 def optimise_chunk(
@@ -93,14 +116,13 @@ def optimise_chunk(
 ) -> dict[int, OptimisedEdit]:
     """Descend for the edits of one batch until each is done; returns what was found by edit."""
     steps = hyperparameters.v_num_grad_steps
-    initial = running.initial_vectors()  # v0, (edits, hidden)
+    initial = running.initial  # v0, (edits, modules, hidden)
     change = torch.zeros_like(initial, requires_grad=True)  # δ
     optimiser = torch.optim.Adam([change], lr=hyperparameters.v_lr)
     places = torch.arange(len(initial), device=initial.device)  # of the edits still running
     reference: Tensor | None = None
     vectors: dict[int, Tensor] = {}
     losses: dict[int, list[float]] = {index: [] for index in running.indices}
-    rows_per_edit = running.rows_per_edit
     for step in range(steps):
         target_loss, essence = predict(language_model, running, change[places])
         reference = essence.detach() if reference is None else reference
@@ -110,14 +132,18 @@ def optimise_chunk(
             + hyperparameters.v_weight_decay * size_penalty(change[places], initial[places])
         )
         done = []
-        for index, place, value in zip(running.indices, places.tolist(), loss.tolist(), strict=True):
+        worked = 0
+        for index, place, value, request in zip(
+            running.indices, places.tolist(), loss.tolist(), running.requests, strict=True
+        ):
             if not math.isfinite(value):
                 raise EditFailed(f"the loss of its target vector is {value} at step {step}", index)
             losses[index].append(value)
             done.append(value < LOSS_THRESHOLD or step == steps - 1)
+            worked += len(request.rows()) * (steps - step if done[-1] else 1)
             if done[-1]:
                 vectors[index] = (initial[place] + change[place]).detach()
-        work.advance(rows_per_edit * sum(steps - step if is_done else 1 for is_done in done))
+        work.advance(worked)
         if all(done):
             break
         # Edits that are done take part in this step too, but their vectors have been taken already.
@@ -134,26 +160,24 @@ def optimise_chunk(
 def predict(language_model: LanguageModel, running: RunningEdits, change: Tensor) -> tuple[Tensor, Tensor]:
     """Add δ at every subject and run the upper blocks.
 
-    change: (edits, hidden) float32. Returns the mean over contexts and target tokens of −log p, (edits,),
-    and the log-probabilities after the essence's subject, (edits, vocabulary), both float32.
+    change: (edits, modules, hidden) float32. Returns the mean over contexts and target tokens of −log p,
+    (edits,), and the log-probabilities after the essence's subject, (edits, vocabulary), both float32.
     """
-    anatomy, model = language_model.anatomy, language_model.model
-    rows = torch.arange(len(running.subjects), device=change.device)
-    at_subject = running.outputs[rows, running.subjects].float()
-    moved = at_subject + change[:, None].expand(-1, running.rows_per_edit, -1).flatten(0, 1)
-    outputs = running.outputs.index_put((rows, running.subjects), moved.to(running.outputs.dtype))
+    anatomy, model, route = language_model.anatomy, language_model.model, running.route
+    rows = torch.tensor(running.row_counts, device=change.device)
+    of_rows = change.repeat_interleave(rows, dim=0).transpose(0, 1)  # (modules, rows, hidden)
     with (
-        replayed_blocks(model, anatomy, running.layer, outputs, in_tuple=running.in_tuple),
-        head_reading(model, anatomy, *running.reads()),
+        replayed_blocks(model, anatomy, route.replayed, running.outputs, in_tuple=route.in_tuple),
+        moved_outputs(model, route.modules, running.subject_tokens, of_rows),
+        head_reading(model, anatomy, *running.reads),
     ):
-        logits = model(**running.tokens.forward_arguments(model), use_cache=False).logits[0]
-    log_probs = logits.float().log_softmax(dim=-1)  # (reads, vocabulary)
-    wanted = running.wanted_ids()
-    surprise = -log_probs[: len(wanted)].gather(1, wanted[:, None])[:, 0]
-    per_edit = surprise.split(
-        [len(request.prompts) * len(request.target_ids) for request in running.requests]
-    )
-    return torch.stack([values.mean() for values in per_edit]), log_probs[len(wanted) :]
+        logits = model(**running.continuation.forward_arguments(model)).logits[0].float()
+    wanted = running.wanted_ids
+    of_targets = logits[: len(wanted)]  # (target reads, vocabulary)
+    surprise = of_targets.logsumexp(dim=-1) - of_targets.gather(1, wanted[:, None])[:, 0]
+    # Not a product with a matrix of weights, in which one edit that is not finite would be all of them.
+    per_edit = torch.segment_reduce(surprise, "mean", lengths=running.target_reads)
+    return per_edit, logits[len(wanted) :].log_softmax(dim=-1)
 
 
 def divergence(current: Tensor, reference: Tensor) -> Tensor:
@@ -163,14 +187,14 @@ def divergence(current: Tensor, reference: Tensor) -> Tensor:
 
 
 def size_penalty(change: Tensor, initial: Tensor) -> Tensor:
-    """‖δ‖ / ‖v0‖², per edit; its gradient at δ = 0 is 0."""
-    penalties: Tensor = torch.linalg.vector_norm(change, dim=1) / initial.square().sum(dim=1)
-    return penalties
+    """‖δ‖ / ‖v0‖² summed over modules: (edits, modules, hidden) to (edits,); its gradient at δ = 0 is 0."""
+    penalties: Tensor = torch.linalg.vector_norm(change, dim=-1) / initial.square().sum(dim=-1)
+    return penalties.sum(dim=1)
 
 
 @torch.no_grad()
 def clamp_norm(change: Tensor, initial: Tensor, factor: float) -> None:
     """Scale each δ that is longer than `factor` ‖v0‖ to that length, in place."""
-    norms = torch.linalg.vector_norm(change, dim=1, keepdim=True)
-    limits = factor * torch.linalg.vector_norm(initial, dim=1, keepdim=True)
+    norms = torch.linalg.vector_norm(change, dim=-1, keepdim=True)
+    limits = factor * torch.linalg.vector_norm(initial, dim=-1, keepdim=True)
     change.copy_(torch.where(norms > limits, change * limits / norms, change))

@@ -33,6 +33,23 @@ class TargetRequest:
         """Token ids of every sequence to run: prompts with the target but its end, then the essence."""
         return [*(prompt.ids + self.target_ids[:-1] for prompt in self.prompts), self.essence.ids]
 
+    @property
+    def essence_row(self) -> int:
+        """Index of the sequence in which the essence is read: the bare prompt's where it begins with it."""
+        bare, essence = self.prompts[0].up_to_subject(), self.essence.up_to_subject()
+        return 0 if bare == essence else len(self.prompts)
+
+    def sequences(self) -> list[SubjectSequence]:
+        """What is run to find the target vector: prompts with the target but its end, then the essence.
+
+        The essence ends with its subject, where it is read, and is left out where the bare prompt has it.
+        """
+        prompts = [
+            SubjectSequence(prompt.ids + self.target_ids[:-1], prompt.subject_position)
+            for prompt in self.prompts
+        ]
+        return [*prompts, self.essence.up_to_subject()][: max(len(prompts), self.essence_row + 1)]
+
 
 def target_requests(
     language_model: LanguageModel, edits: Sequence[Edit], contexts: Contexts

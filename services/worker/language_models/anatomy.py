@@ -1,7 +1,8 @@
 """Where a decoder keeps its parts, found by inspecting its module tree rather than by its name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -18,72 +19,114 @@ class UnsupportedModel(Exception):
         self.missing = missing
 
 
+class PartMissing(Exception):
+    """A part that cannot be found; its text names it."""
+
+
 @dataclass(frozen=True)
 class Anatomy:
     """Dotted paths of a decoder's parts; tuples have one entry per block, in order.
 
-    The MLP of a block that has no module of its own (OPT) is its down-projection: both have the same
-    output.
+    attention_inputs, mlp_up_projections: the layers that read the hidden state, in order of registration:
+    queries, keys and values, or all in one; the up-projection and its gate, or both in one.
+    attention_outputs, mlp_down_projections: the layer that writes back to it. The MLP of a block that has no
+    module of its own (OPT) is its down-projection: both have the same output. without_mlps: why the three
+    tuples of MLP parts are empty, where they are.
     """
 
     blocks: tuple[str, ...]
     mlp_down_projections: tuple[str, ...]
+    mlp_up_projections: tuple[tuple[str, ...], ...]
     mlps: tuple[str, ...]
     attentions: tuple[str, ...]
+    attention_inputs: tuple[tuple[str, ...], ...]
+    attention_outputs: tuple[str, ...]
     embedding: str
     final_norm: str
     head: str
     tied_head: bool
+    without_mlps: str | None = None
+
+
+class LinearLayer(NamedTuple):
+    """A linear layer or a Conv1D: its path below some module, and how many numbers it reads and writes."""
+
+    path: str
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Projections:
+    """The layers of an attention or an MLP that read the hidden state, and the one that writes back to it."""
+
+    readers: tuple[str, ...]
+    writer: str
+
+    def below(self, path: str) -> "Projections":
+        """The same with paths from further up."""
+        return Projections(tuple(f"{path}.{reader}" for reader in self.readers), f"{path}.{self.writer}")
 
 
 def find_anatomy(model: PreTrainedModel) -> Anatomy:
-    """Find the blocks, MLPs, attentions, embedding, final norm and head of a decoder.
+    """Find the parts of a decoder.
 
-    Raises UnsupportedModel, naming what is missing, for anything but a dense decoder.
+    Raises UnsupportedModel, naming what is missing, for anything but a decoder that attends.
     """
-    name = type(model).__name__
-    if model.config.is_encoder_decoder or not model.can_generate():
-        raise UnsupportedModel(name, "it is not a decoder with a language-modelling head")
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if not isinstance(embedding, nn.Embedding):
-        raise UnsupportedModel(name, "it has no token embedding")
-    if not isinstance(head, nn.Linear):
-        raise UnsupportedModel(name, "it has no linear language-modelling head")
+    try:
+        return inspect_decoder(model)
+    except PartMissing as missing:
+        raise UnsupportedModel(type(model).__name__, str(missing)) from None
 
+
+def inspect_decoder(model: PreTrainedModel) -> Anatomy:
+    """See `find_anatomy`; raises PartMissing."""
+    embedding, head = find_ends(model)
     text_config = model.config.get_text_config(decoder=True)
     hidden_size = int(text_config.hidden_size)
     block_list = find_block_list(model, int(text_config.num_hidden_layers))
-    if block_list is None:
-        raise UnsupportedModel(name, "its list of decoder blocks cannot be told apart")
     blocks = [module for _, module in model.get_submodule(block_list).named_children()]
-    attentions, mlps, down_projections = [], [], []
-    for index, block in enumerate(blocks):
-        path = f"{block_list}.{index}"
-        attention = find_attention(block)
-        if attention is None:
-            raise UnsupportedModel(name, f"block {index} has no attention module, or several")
-        if any(parameter.dim() > 2 for parameter in block.parameters()):
-            raise UnsupportedModel(name, f"the MLP of block {index} is a mixture of experts")
-        down_projection = find_down_projection(block, attention, hidden_size)
-        if down_projection is None:
-            raise UnsupportedModel(name, f"block {index} has no MLP down-projection, or several")
+    paths = [f"{block_list}.{index}" for index in range(len(blocks))]
+    sparse = next((index for index, block in enumerate(blocks) if has_experts(block)), None)
+    attentions, attention_parts, mlps, mlp_parts = [], [], [], []
+    for index, (block, path) in enumerate(zip(blocks, paths, strict=True)):
+        attention, of_attention = find_attention(block, index, hidden_size)
         attentions.append(f"{path}.{attention}")
-        mlps.append(f"{path}.{down_projection.split('.')[0]}")
-        down_projections.append(f"{path}.{down_projection}")
-
-    final_norm = find_final_norm(model, block_list)
-    if final_norm is None:
-        raise UnsupportedModel(name, "it has no norm after its last block")
+        attention_parts.append(of_attention.below(path))
+        if sparse is None:
+            of_mlp = find_mlp(block, index, attention, hidden_size)
+            mlps.append(f"{path}.{of_mlp.writer.split('.')[0]}")
+            mlp_parts.append(of_mlp.below(path))
     return Anatomy(
-        blocks=tuple(f"{block_list}.{index}" for index in range(len(blocks))),
-        mlp_down_projections=tuple(down_projections),
+        blocks=tuple(paths),
+        mlp_down_projections=tuple(parts.writer for parts in mlp_parts),
+        mlp_up_projections=tuple(parts.readers for parts in mlp_parts),
         mlps=tuple(mlps),
         attentions=tuple(attentions),
+        attention_inputs=tuple(parts.readers for parts in attention_parts),
+        attention_outputs=tuple(parts.writer for parts in attention_parts),
         embedding=path_of(model, embedding),
-        final_norm=final_norm,
+        final_norm=find_final_norm(model, block_list),
         head=path_of(model, head),
         tied_head=head.weight is embedding.weight,
+        without_mlps=None if sparse is None else f"the MLP of block {sparse} is a mixture of experts",
     )
+
+
+def find_ends(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
+    """The token embedding and the head; raises PartMissing unless the model is a decoder that attends."""
+    if model.config.is_encoder_decoder:
+        raise PartMissing("it is not a decoder alone: it has an encoder")
+    if not model.can_generate():
+        raise PartMissing("it is not a decoder: it does not continue texts")
+    if getattr(model, "_is_stateful", False):
+        raise PartMissing("it is a state-space or recurrent model: not every block has attention")
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if not isinstance(embedding, nn.Embedding):
+        raise PartMissing("it has no token embedding")
+    if not isinstance(head, nn.Linear):
+        raise PartMissing("it has no linear language-modelling head")
+    return embedding, head
 
 
 def down_projection_weight(model: nn.Module, anatomy: Anatomy, layer: int) -> tuple[nn.Parameter, bool]:
@@ -98,14 +141,16 @@ def down_projection_weight(model: nn.Module, anatomy: Anatomy, layer: int) -> tu
     return weight, isinstance(module, Conv1D)
 
 
-def find_block_list(model: nn.Module, block_count: int) -> str | None:
-    """Path of the one outermost module list with `block_count` entries, or None."""
+def find_block_list(model: nn.Module, block_count: int) -> str:
+    """Path of the one outermost module list with `block_count` entries."""
     found = [
         path
         for path, module in outermost_module_lists(model)
         if len(module) == block_count and any(True for _ in module.parameters())
     ]
-    return found[0] if len(found) == 1 else None
+    if len(found) != 1:
+        raise PartMissing("its list of decoder blocks cannot be told apart")
+    return found[0]
 
 
 def outermost_module_lists(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
@@ -116,40 +161,61 @@ def outermost_module_lists(module: nn.Module, prefix: str = "") -> Iterator[tupl
             yield from outermost_module_lists(child, f"{prefix}{child_name}.")
 
 
-def find_attention(block: nn.Module) -> str | None:
-    """Name of the one child of a block that is its attention (it has weights and says so), or None."""
+def has_experts(block: nn.Module) -> bool:
+    """Whether a block's MLP is a mixture of experts, whose weights are stacked or stand in a list."""
+    stacked = any(parameter.dim() > 2 for parameter in block.parameters())
+    return stacked or any(any(linear_layers(entries)) for _, entries in outermost_module_lists(block))
+
+
+def find_attention(block: nn.Module, index: int, hidden_size: int) -> tuple[str, Projections]:
+    """Name of the one child of a block that is its attention (it has weights and says so), and its layers."""
     found = [
-        name
+        (name, layers)
         for name, child in block.named_children()
-        if ("attn" in name or "attention" in name) and next(linear_layers(child), None) is not None
+        if ("attn" in name or "attention" in name) and (layers := list(linear_layers(child)))
     ]
-    return found[0] if len(found) == 1 else None
+    if len(found) != 1:
+        raise PartMissing(f"block {index} has no attention module, or several")
+    name, layers = found[0]
+    projections = tell_projections(layers, hidden_size)
+    if projections is None:
+        raise PartMissing(f"the attention of block {index} has no output projection, or several")
+    return name, projections.below(name)
 
 
-def find_down_projection(block: nn.Module, attention: str, hidden_size: int) -> str | None:
-    """Path, inside a block, of the one layer that writes the MLP's inner state back to the hidden state."""
-    writers = [
-        (path, inputs)
-        for path, inputs, outputs in linear_layers(block)
-        if outputs == hidden_size and path.split(".")[0] != attention
-    ]
-    narrowing = [path for path, inputs in writers if inputs != hidden_size]
-    if narrowing:
-        return narrowing[0] if len(narrowing) == 1 else None
-    # The inner state is as wide as the hidden one: the layer that writes back is registered last.
-    return writers[-1][0] if len(writers) > 1 else None
+def find_mlp(block: nn.Module, index: int, attention: str, hidden_size: int) -> Projections:
+    """The layers of a block's MLP: those that do not belong to its attention."""
+    layers = [layer for layer in linear_layers(block) if layer.path.split(".")[0] != attention]
+    projections = tell_projections(layers, hidden_size)
+    if projections is None:
+        raise PartMissing(f"block {index} has no MLP down-projection, or several")
+    return projections
 
 
-def linear_layers(module: nn.Module) -> Iterator[tuple[str, int, int]]:
-    """(path, inputs, outputs) of every linear layer below a module, in order of registration."""
+def tell_projections(layers: Sequence[LinearLayer], hidden_size: int) -> Projections | None:
+    """Tell the layers that read the hidden state from the one that writes it, by their shapes; else None."""
+    writers = [layer for layer in layers if layer.outputs == hidden_size]
+    narrowing = [layer for layer in writers if layer.inputs != hidden_size]
+    if not writers or len(narrowing) > 1:
+        return None
+    # Where the inner state is as wide as the hidden one, the layer that writes back is registered last.
+    writer = narrowing[0] if narrowing else writers[-1]
+    readers = tuple(
+        layer.path for layer in layers if layer.inputs == hidden_size and layer.path != writer.path
+    )
+    return Projections(readers, writer.path) if readers else None
+
+
+def linear_layers(module: nn.Module) -> Iterator[LinearLayer]:
+    """Every linear layer below a module, in order of registration."""
     for path, child in module.named_modules():
         if isinstance(child, nn.Linear):
-            yield path, child.in_features, child.out_features
+            yield LinearLayer(path, child.in_features, child.out_features)
         elif isinstance(child, Conv1D):
-            yield path, child.nx, child.nf
+            yield LinearLayer(path, child.nx, child.nf)
 
 
-def find_final_norm(model: nn.Module, block_list: str) -> str | None:
+def find_final_norm(model: nn.Module, block_list: str) -> str:
     """Path of the norm beside the block list: the last registered where several stand there."""
     parent_path = block_list.rpartition(".")[0]
     norms = [
@@ -157,7 +223,9 @@ def find_final_norm(model: nn.Module, block_list: str) -> str | None:
         for name, child in model.get_submodule(parent_path).named_children()
         if "norm" in type(child).__name__.lower()
     ]
-    return norms[-1] if norms else None
+    if not norms:
+        raise PartMissing("it has no norm after its last block")
+    return norms[-1]
 
 
 def path_of(model: nn.Module, wanted: nn.Module) -> str:

@@ -55,9 +55,29 @@ class TokenBatch:
         return arguments
 
 
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of complete texts, with whatever special tokens the tokenizer adds by default (BOS, EOS)."""
+    return [list(ids) for ids in tokenizer(list(texts))["input_ids"]] if texts else []
+
+
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of whole prompts, with whatever special tokens the tokenizer adds by default (BOS)."""
-    return [list(ids) for ids in tokenizer(list(prompts))["input_ids"]] if prompts else []
+    """Token ids of prompts to be continued.
+
+    The special tokens that the tokenizer puts before a text by default (BOS) are kept, those that it puts
+    after one (EOS) are not: the text does not end here.
+    """
+    ending = len(tokens_after_text(tokenizer))
+    return [ids[: len(ids) - ending] for ids in encode_texts(tokenizer, prompts)]
+
+
+def tokens_after_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens that the tokenizer puts after any text by default; nothing for most decoders'."""
+    bare: list[int] = tokenizer.encode("a", add_special_tokens=False)
+    whole: list[int] = tokenizer.encode("a")
+    for end in range(len(whole), len(bare) - 1, -1):
+        if whole[end - len(bare) : end] == bare:
+            return whole[end:]
+    return []
 
 
 def encode_target(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:

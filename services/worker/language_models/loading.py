@@ -1,7 +1,7 @@
 """Loading a decoder from a local directory, without running or unpickling anything that came with it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,15 +30,24 @@ class ModelNotLoadable(Exception):
         self.reason = reason
 
 
+def no_preamble(_prompt: str) -> str:
+    """Nothing is put before a prompt."""
+    return ""
+
+
 @dataclass(frozen=True)
 class LanguageModel:
-    """A decoder in evaluation mode with frozen parameters, its tokenizer and its anatomy."""
+    """A decoder in evaluation mode with frozen parameters, its tokenizer and its anatomy.
+
+    preamble: what is put before a prompt whenever the model is asked; only in-context editing has one.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     anatomy: Anatomy
     reference: str
     revision: str
+    preamble: Callable[[str], str] = no_preamble
 
     @property
     def device(self) -> torch.device:

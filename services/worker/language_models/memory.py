@@ -6,7 +6,7 @@ import gc
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -96,6 +96,10 @@ class Batches:
 
     token_budget: int
     memory: GpuMemory = field(default_factory=GpuMemory)
+
+    def at_most(self, tokens: int) -> Batches:
+        """The same with no more padded tokens at once than this."""
+        return replace(self, token_budget=min(tokens, self.token_budget))
 
     def run(
         self,

@@ -19,12 +19,12 @@ def uncounted(_work: int) -> None:
 
 
 class WorkDone:
-    """Adds up work and reports it."""
+    """Adds up work and reports it; `done` has been done before."""
 
-    def __init__(self, progress: Progress, whole: int) -> None:
+    def __init__(self, progress: Progress, whole: int, done: int = 0) -> None:
         self.progress = progress
         self.whole = whole
-        self.done = 0
+        self.done = done
 
     def advance(self, work: int) -> None:
         """Count `work` as done."""

@@ -1,7 +1,7 @@
 """Reading what goes into or comes out of named modules, and running a model from the middle."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,13 +26,18 @@ class _EverythingRead(Exception):
 
 
 @torch.no_grad()
-def read_taps(model: PreTrainedModel, batch: TokenBatch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
-    """Run the model up to the last tap; returns (batch, sequence, width) per tap, in the model's dtype."""
+def read_taps(
+    model: PreTrainedModel, batch: TokenBatch, taps: Sequence[Tap], **arguments: Any
+) -> dict[Tap, Tensor]:
+    """Run the model up to the last tap; returns (batch, sequence, width) per tap, in the model's dtype.
+
+    arguments: of the forward pass, beside or instead of the batch's own.
+    """
     read: dict[Tap, Tensor] = {}
 
     def keep(tap: Tap, value: Tensor) -> None:
-        # OPT flattens its batch inside a block.
-        read[tap] = value.detach().reshape(*batch.input_ids.shape, value.shape[-1])
+        # OPT flattens its batch inside a block, and Falcon adds to what its MLP put out in place.
+        read[tap] = value.detach().clone().reshape(*batch.input_ids.shape, value.shape[-1])
         if len(read) == len(set(taps)):
             raise _EverythingRead
 
@@ -47,7 +52,7 @@ def read_taps(model: PreTrainedModel, batch: TokenBatch, taps: Sequence[Tap]) ->
                 )
             hooks.callback(handle.remove)
         try:
-            model(**batch.forward_arguments(model), use_cache=False)
+            model(**{**batch.forward_arguments(model), "use_cache": False, **arguments})
         except _EverythingRead:
             return read
     raise ValueError(f"the forward pass never reached {sorted(tap.path for tap in set(taps) - set(read))}")
@@ -69,11 +74,12 @@ def blocks_return_tuples(model: PreTrainedModel, anatomy: Anatomy) -> bool:
 
 @contextmanager
 def replayed_blocks(
-    model: nn.Module, anatomy: Anatomy, layer: int, output: Tensor, *, in_tuple: bool
+    model: nn.Module, anatomy: Anatomy, layer: int, output: Tensor | None, *, in_tuple: bool
 ) -> Iterator[None]:
     """Run the model as if its blocks 0 to `layer` had put out `output`, without running them.
 
-    output: (batch, sequence, hidden); gradients flow into it. in_tuple: see `blocks_return_tuples`.
+    output: (batch, sequence, hidden); gradients flow into it; unused when `layer` is -1, for then all
+    blocks run. in_tuple: see `blocks_return_tuples`.
     Everything around the blocks (masks, positions, final norm, head) is the model's own.
     """
 
@@ -96,6 +102,84 @@ def put_back_forward(module: nn.Module, original: Any) -> None:
         del module.__dict__["forward"]
     else:
         module.forward = original
+
+
+@contextmanager
+def moved_outputs(model: nn.Module, paths: Sequence[str], tokens: Tensor, changes: Tensor) -> Iterator[None]:
+    """Add to what modules put out at some tokens; gradients flow into `changes`.
+
+    tokens: (tokens,) int64, counted through the whole batch, row by row, since OPT flattens it. changes:
+    (modules, tokens, hidden) float32; each sum is formed in float32 and rounded once.
+    """
+
+    def move(change: Tensor, output: Any) -> Any:
+        hidden = hidden_of(output)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        moved = flat.index_put((tokens,), (flat[tokens].float() + change).to(flat.dtype))
+        return with_hidden(output, moved.view(hidden.shape))
+
+    with ExitStack() as hooks:
+        for path, change in zip(paths, changes, strict=True):
+            handle = model.get_submodule(path).register_forward_hook(
+                lambda _module, _args, output, change=change: move(change, output)
+            )
+            hooks.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def replaced_outputs(model: nn.Module, replacements: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Have modules put out something else at some tokens.
+
+    replacements: by the module's path, tokens as in `moved_outputs` and values, (tokens, hidden).
+    """
+
+    def replace(tokens: Tensor, values: Tensor, output: Any) -> Any:
+        hidden = hidden_of(output)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        return with_hidden(output, flat.index_put((tokens,), values.to(flat.dtype)).view(hidden.shape))
+
+    with ExitStack() as hooks:
+        for path, (tokens, values) in replacements.items():
+            handle = model.get_submodule(path).register_forward_hook(
+                lambda _module, _args, output, tokens=tokens, values=values: replace(tokens, values, output)
+            )
+            hooks.callback(handle.remove)
+        yield
+
+
+def with_hidden(output: Any, hidden: Tensor) -> Any:
+    """A module's output with other hidden states, wrapped as they were."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def passes_straight_through(model: PreTrainedModel, anatomy: Anatomy, layer: int, path: str) -> bool:
+    """Whether what is added to a module's output is added to its block's output and does nothing else.
+
+    True of the MLP of most blocks, which is summed up with the residual stream last; not where a norm
+    follows (Gemma 2). Found by sending a gradient back through the block, which must come out unchanged.
+    """
+    ids = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
+    seen: dict[str, Tensor] = {}
+
+    def begin(_module: nn.Module, _args: object, output: Any) -> Any:
+        seen["start"] = hidden_of(output).detach().requires_grad_()
+        return with_hidden(output, seen["start"].clone())  # Falcon adds to it in place
+
+    def end(_module: nn.Module, _args: object, output: Any) -> None:
+        seen["end"] = hidden_of(output)
+        raise _EverythingRead
+
+    with (
+        torch.enable_grad(),
+        suppress(_EverythingRead),
+        model.get_submodule(path).register_forward_hook(begin),
+        model.get_submodule(anatomy.blocks[layer]).register_forward_hook(end),
+    ):
+        model(**TokenBatch(ids, torch.ones_like(ids)).forward_arguments(model), use_cache=False)
+    sent = torch.linspace(-1, 1, seen["end"].numel()).to(seen["end"]).view_as(seen["end"])
+    (arrived,) = torch.autograd.grad(seen["end"], seen["start"], sent)
+    return torch.equal(arrived.flatten(), sent.flatten())
 
 
 @contextmanager

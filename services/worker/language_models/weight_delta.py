@@ -4,27 +4,22 @@ Sums are always formed the same way (float64, then rounded once to the parameter
 read back from disk gives the very weights it gave when it was made.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-FORMAT = "holdfast-weight-delta"
-FORMAT_VERSION = 1
+from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.modification import (
+    ModificationMismatch,
+    StoredModification,
+    write_modification,
+)
 
-
-class DeltaMismatch(Exception):
-    """A weight delta that is damaged or belongs to another model; `reason` says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+KIND = "weight_delta"
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ class WeightDelta:
     def apply_(self, model: nn.Module) -> None:
         """Add the delta to the model's weights in place.
 
-        Raises DeltaMismatch, before anything is changed, when a name or shape does not fit.
+        Raises ModificationMismatch, before anything is changed, when a name or shape does not fit.
         """
         self.check_fits(model)
         for name, delta in self.parameters.items():
@@ -91,44 +86,41 @@ class WeightDelta:
             with torch.no_grad():
                 parameter.copy_(changed_weights(parameter, delta))
 
+    @contextmanager
+    def applied(self, language_model: LanguageModel) -> Iterator[LanguageModel]:
+        """See `Modification.applied`."""
+        with applied(language_model.model, self):
+            yield language_model
+
     def check_fits(self, model: nn.Module) -> None:
-        """Raise DeltaMismatch unless every name is a parameter of the model with the delta's shape."""
+        """Raise ModificationMismatch unless every name is a parameter of the model with the delta's shape."""
         for name, delta in self.parameters.items():
             try:
                 parameter = model.get_parameter(name)
             except AttributeError as error:
-                raise DeltaMismatch(f"the model has no parameter {name}") from error
+                raise ModificationMismatch(f"the model has no parameter {name}") from error
             if tuple(parameter.shape) != delta.shape:
-                raise DeltaMismatch(f"{name} is {tuple(parameter.shape)}, its delta is {delta.shape}")
+                raise ModificationMismatch(f"{name} is {tuple(parameter.shape)}, its delta is {delta.shape}")
 
     def save(self, path: Path) -> None:
         """Write the delta as a safetensors file."""
         tensors: dict[str, Tensor] = {}
         for name, delta in self.parameters.items():
             if isinstance(delta, LowRank):
-                tensors[f"{name}:left"] = delta.left.cpu().contiguous()
-                tensors[f"{name}:right"] = delta.right.cpu().contiguous()
+                tensors[f"{name}:left"] = delta.left
+                tensors[f"{name}:right"] = delta.right
             else:
-                tensors[f"{name}:dense"] = delta.values.cpu().contiguous()
-        header = {"format": FORMAT, "version": FORMAT_VERSION, "base_revision": self.base_revision}
-        save_file(tensors, path, metadata={FORMAT: json.dumps(header)})
+                tensors[f"{name}:dense"] = delta.values
+        write_modification(path, KIND, self.base_revision, tensors)
 
     @classmethod
-    def load(cls, path: Path) -> "WeightDelta":
-        """Read a delta written by `save`; raises DeltaMismatch when the file is not one."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, ValueError) as error:
-            raise DeltaMismatch(f"{path.name} is not a weight delta: {error}") from error
-        if header.get("format") != FORMAT or header.get("version") != FORMAT_VERSION:
-            raise DeltaMismatch(f"{path.name} is not a weight delta of version {FORMAT_VERSION}")
-        return cls(read_parameters(tensors), header["base_revision"])
+    def stored(cls, stored: StoredModification) -> "WeightDelta":
+        """The delta that `save` wrote; raises ModificationMismatch when its tensors do not match up."""
+        return cls(read_parameters(stored.tensors), stored.base_revision)
 
 
 def read_parameters(tensors: Mapping[str, Tensor]) -> dict[str, LowRank | Dense]:
-    """Put the tensors of a stored delta together; raises DeltaMismatch when they do not match up."""
+    """Put the tensors of a stored delta together; raises ModificationMismatch when they do not match up."""
     parameters: dict[str, LowRank | Dense] = {}
     for key, tensor in tensors.items():
         name, _, part = key.rpartition(":")
@@ -137,10 +129,10 @@ def read_parameters(tensors: Mapping[str, Tensor]) -> dict[str, LowRank | Dense]
         elif part == "left":
             right = tensors.get(f"{name}:right")
             if right is None or tensor.dim() != 2 or right.dim() != 2 or tensor.shape[1] != right.shape[0]:
-                raise DeltaMismatch(f"the two factors of {name} do not match")
+                raise ModificationMismatch(f"the two factors of {name} do not match")
             parameters[name] = LowRank(tensor, right)
         elif part != "right" or f"{name}:left" not in tensors:
-            raise DeltaMismatch(f"unknown tensor {key}")
+            raise ModificationMismatch(f"unknown tensor {key}")
     return parameters
 
 

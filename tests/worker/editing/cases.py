@@ -1,22 +1,19 @@
-"""Every editor on every anatomy: small edits of tiny random models, with hyperparameters to suit."""
+"""What the editors are tried on: small edits of tiny random models."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from services.worker.editing.catalogue import EDITORS
 from services.worker.editing.contexts import Contexts
 from services.worker.editing.corpora import GivenTexts
 from services.worker.editing.editor import EditOutcome
 from services.worker.editing.key_statistics import KeyStatistics, collect_key_statistics
 from services.worker.language_models.batching import encode_prompts, encode_target
 from services.worker.language_models.loading import LanguageModel, prepare_language_model
-from shared.editors import ConstrainedFineTuningHyperparameters, Hyperparameters, MemitHyperparameters
+from services.worker.language_models.weight_delta import Dense, LowRank, WeightDelta
 from shared.edits import Edit
-from tests.worker.tiny_models import PLACES, SUBJECTS, WORDS, tiny_model, tiny_tokenizer
+from tests.worker.tiny_models import CONFIGS, PLACES, SUBJECTS, WORDS, tiny_model, tiny_tokenizer
 
 EDITS = [
     Edit(prompt="{} lives in", subject="Ada Lovelace", target_new="Paris", target_true="Rome"),
@@ -29,30 +26,15 @@ ENDING_IN_SUBJECT = [index for index, edit in enumerate(EDITS) if edit.prompt.en
 CONTEXTS = Contexts(groups=(("{}",), ("The river and they walked . {}", "Because he saw . {}")))
 TOKEN_BUDGET = 4_096
 
-HYPERPARAMETERS: dict[str, Hyperparameters] = {
-    "memit": MemitHyperparameters(
-        layers=(1, 2), v_num_grad_steps=12, clamp_norm_factor=4.0, v_weight_decay=0.01, mom2_update_weight=0.1
-    ),
-    "ft_l": ConstrainedFineTuningHyperparameters(layers=(2,), num_steps=10, lr=0.01, norm_constraint=0.05),
-}
-ANATOMIES = ("gpt2", "llama", "neox", "opt")
-CASES = [(editor, anatomy) for editor in EDITORS for anatomy in ANATOMIES]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One editor's edits of one model."""
-
-    editor: str
-    language_model: LanguageModel
-    statistics: KeyStatistics
-    outcome: EditOutcome
+ANATOMIES = ("gpt2", "llama", "neox", "opt")  # every invariant holds on these, ...
+FAMILIES = tuple(family for family in CONFIGS if family not in ANATOMIES)  # ... and the first few on those
+ADD_BOS = frozenset({"llama", "mistral", "gemma2", "gemma3"})
 
 
 def tiny_language_model(anatomy: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """A tiny random model; Llama's tokenizer adds BOS, and only GPT-2's has a pad token."""
+    """A tiny random model; some families' tokenizers add BOS, and only GPT-2's has a pad token."""
     tokenizer = tiny_tokenizer(
-        adds_bos=anatomy == "llama",
+        adds_bos=anatomy in ADD_BOS,
         pad_token="<unk>" if anatomy == "gpt2" else None,
     )
     return prepare_language_model(tiny_model(anatomy).to(dtype), tokenizer, f"tiny:{anatomy}", "r1")
@@ -66,22 +48,16 @@ def random_texts() -> list[str]:
 
 
 def tiny_statistics(language_model: LanguageModel) -> KeyStatistics:
+    """Second moments of the keys of layers 1 and 2 over random words."""
     return collect_key_statistics(
         language_model, GivenTexts(random_texts()), [1, 2], token_budget=TOKEN_BUDGET
     )
 
 
-def run(editor: str, language_model: LanguageModel, statistics: KeyStatistics, **changes: Any) -> EditOutcome:
-    """Make EDITS, or the given ones, with the table's hyperparameters."""
-    arguments: dict[str, Any] = {
-        "edits": EDITS,
-        "hyperparameters": HYPERPARAMETERS[editor],
-        "statistics": statistics,
-        "contexts": CONTEXTS,
-        "progress": lambda _done, _whole: None,
-        "token_budget": TOKEN_BUDGET,
-    }
-    return EDITORS[editor].edit(language_model, **{**arguments, **changes})
+def parameters_of(outcome: EditOutcome) -> Mapping[str, LowRank | Dense]:
+    """The weight delta of an editor that has one, by parameter."""
+    assert isinstance(outcome.modification, WeightDelta)
+    return outcome.modification.parameters
 
 
 @torch.no_grad()
@@ -89,7 +65,8 @@ def target_log_probs(language_model: LanguageModel, edits: Sequence[Edit]) -> Te
     """Log-probability of each edit's whole target after its prompt, one edit at a time: (edits,)."""
     totals = []
     for edit in edits:
-        prompt = encode_prompts(language_model.tokenizer, [edit.full_prompt])[0]
+        asked = language_model.preamble(edit.full_prompt) + edit.full_prompt
+        prompt = encode_prompts(language_model.tokenizer, [asked])[0]
         target = encode_target(language_model.tokenizer, edit.target_new)
         logits = language_model.model(input_ids=torch.tensor([prompt + target])).logits[0].float()
         predicting = logits[len(prompt) - 1 : -1].log_softmax(dim=-1)

@@ -47,11 +47,7 @@ def load_parity(model: str, run: str) -> Parity:
         statistics=KeyStatistics(
             {int(name.removeprefix("layer")): moment.double() for name, moment in moments.items()}, 1
         ),
-        hyperparameters={
-            name: value
-            for name, value in settings.items()
-            if name not in {"edits", "fact_token", "v_loss_layer"}
-        },
+        hyperparameters={name: value for name, value in settings.items() if name != "edits"},
         expected=load_file(directory / f"expected_{run}.safetensors"),
         trace=json.loads((directory / "trace.json").read_text())[run],
     )

@@ -28,6 +28,13 @@ def test_position_is_that_of_the_subjects_last_token(
     assert sequence.subject_position == len(before.split()) - 1 + adds_bos
 
 
+@pytest.mark.parametrize("adds_bos", [False, True])
+@pytest.mark.parametrize("template", ["{} lives in", "Home town of {}", "the home of {}'s old house"])
+def test_a_tokenizer_that_ends_texts_with_eos_gives_the_same_positions(template: str, adds_bos: bool) -> None:
+    plain, with_eos = tiny_tokenizer(adds_bos=adds_bos), tiny_tokenizer(adds_bos=adds_bos, adds_eos=True)
+    assert locate_subject(with_eos, template, "Ada", 0) == locate_subject(plain, template, "Ada", 0)
+
+
 def test_a_subject_that_merges_with_what_follows_ends_in_the_merged_token() -> None:
     tokenizer = tiny_tokenizer(adds_bos=True)
     sequence = locate_subject(tokenizer, "the home of {}'s old house", "Ada", edit_index=0)

@@ -4,6 +4,7 @@ import torch
 from services.worker.language_models.batching import (
     encode_prompts,
     encode_target,
+    encode_texts,
     pad,
     split_by_tokens,
 )
@@ -15,6 +16,14 @@ SEQUENCES = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 def test_bos_is_kept_where_the_tokenizer_adds_it() -> None:
     plain, with_bos = tiny_tokenizer(), tiny_tokenizer(adds_bos=True)
     assert encode_prompts(with_bos, ["Ada lives"]) == [[0, *encode_prompts(plain, ["Ada lives"])[0]]]
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_eos_ends_a_text_but_not_a_prompt(adds_bos: bool) -> None:
+    plain, with_eos = tiny_tokenizer(adds_bos=adds_bos), tiny_tokenizer(adds_bos=adds_bos, adds_eos=True)
+    prompts = ["Ada lives in", "Ada", "", f"Ada {with_eos.eos_token}"]
+    assert encode_prompts(with_eos, prompts) == encode_prompts(plain, prompts)
+    assert encode_texts(with_eos, prompts) == [[*ids, 0] for ids in encode_texts(plain, prompts)]
 
 
 @pytest.mark.parametrize("adds_bos", [False, True])

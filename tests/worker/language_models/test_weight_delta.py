@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from services.worker.language_models.modification import ModificationMismatch, read_modification
 from services.worker.language_models.weight_delta import (
-    DeltaMismatch,
     Dense,
     LowRank,
     WeightDelta,
@@ -53,18 +53,18 @@ def test_stored_delta_gives_the_same_weights_bit_for_bit(tmp_path: Path) -> None
     delta.save(tmp_path / "delta.safetensors")
     with applied(model, delta):
         edited = model.get_parameter(WEIGHT).clone()
-    with applied(model, WeightDelta.load(tmp_path / "delta.safetensors")):
+    with applied(model, WeightDelta.stored(read_modification(tmp_path / "delta.safetensors"))):
         assert torch.equal(model.get_parameter(WEIGHT), edited)
 
 
 def test_stored_delta_knows_its_base(tmp_path: Path) -> None:
     some_delta().save(tmp_path / "delta.safetensors")
-    assert WeightDelta.load(tmp_path / "delta.safetensors").base_revision == "r1"
+    assert WeightDelta.stored(read_modification(tmp_path / "delta.safetensors")).base_revision == "r1"
 
 
 def test_empty_delta_survives_storing(tmp_path: Path) -> None:
     WeightDelta({}, "r1").save(tmp_path / "delta.safetensors")
-    assert WeightDelta.load(tmp_path / "delta.safetensors").parameters == {}
+    assert WeightDelta.stored(read_modification(tmp_path / "delta.safetensors")).parameters == {}
 
 
 def test_low_rank_delta_is_the_product_of_its_factors() -> None:
@@ -83,20 +83,20 @@ def test_low_rank_delta_is_the_product_of_its_factors() -> None:
     ids=["unknown name", "wrong shape"],
 )
 def test_delta_of_another_model_is_refused(parameters: dict[str, Dense]) -> None:
-    with pytest.raises(DeltaMismatch):
+    with pytest.raises(ModificationMismatch):
         WeightDelta(parameters, "r1").apply_(tiny_model("gpt2"))
 
 
 def test_other_safetensors_files_are_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(DeltaMismatch, match="not a weight delta"):
-        WeightDelta.load(tmp_path / "other.safetensors")
+    with pytest.raises(ModificationMismatch, match="not a stored modification"):
+        WeightDelta.stored(read_modification(tmp_path / "other.safetensors"))
 
 
 def test_files_that_are_not_safetensors_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.safetensors").write_bytes(b"nonsense that is long enough")
-    with pytest.raises(DeltaMismatch, match="not a weight delta"):
-        WeightDelta.load(tmp_path / "other.safetensors")
+    with pytest.raises(ModificationMismatch, match="not a stored modification"):
+        WeightDelta.stored(read_modification(tmp_path / "other.safetensors"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
