@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from services.worker.language_models.loading import LanguageModel
 from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.errors import HandedOver
-from services.worker.tuning.objectives import TokenDataset
+from services.worker.tuning.freezing import Frozen
 from services.worker.tuning.randomness import RandomStates, undisturbed_randomness
 from services.worker.tuning.trainer import Observer
 from shared.recipes import Recipe
@@ -82,7 +82,8 @@ class CheckpointWriter(TrainerCallback):
         **trained: Any,
     ) -> None:
         """Called after every optimiser step, and once more with totals at the end of the run."""
-        if state.global_step >= state.max_steps:  # what is left takes less time than a checkpoint
+        if control.should_training_stop or state.global_step >= state.max_steps:
+            # What is left takes less time than a checkpoint.
             return
         randomness = RandomStates.now(args.device)
         with undisturbed_randomness(args.device):
@@ -144,9 +145,9 @@ def by_part(states: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]
 def description_of(
     language_model: LanguageModel,
     recipe: Recipe,
-    datasets: Sequence[TokenDataset],
+    data_hashes: Sequence[str],
     *,
-    frozen_blocks: Sequence[int],
+    frozen: Frozen,
     seed: int,
     micro_batch: int,
 ) -> dict[str, Any]:
@@ -157,8 +158,8 @@ def description_of(
     """
     return {
         "recipe": recipe.model_dump(mode="json", exclude={"name", "data", "freeze"}),
-        "data": [dataset.content_hash for dataset in datasets],
-        "frozen_blocks": sorted(frozen_blocks),
+        "data": list(data_hashes),
+        "frozen": {"blocks": list(frozen.blocks), "parameters": list(frozen.parameters)},
         "seed": seed,
         "micro_batch": micro_batch,
         "model": language_model.revision,

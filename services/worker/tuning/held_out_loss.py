@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import cross_entropy
 
-from services.worker.language_models.batching import PaddingSide, pad, split_by_tokens
+from services.worker.language_models.batching import PaddingSide, TokenBatch, split_by_tokens
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import GpuMemory
-from services.worker.tuning.objectives import UNSCORED, Example, TokenDataset
+from services.worker.tuning.objectives import UNSCORED, Example, TokenDataset, collate
 
 TOKENS_PER_BATCH = 4096
 
@@ -42,11 +42,12 @@ def summed_loss(
     language_model: LanguageModel, examples: Sequence[Example], side: PaddingSide = "right"
 ) -> float:
     """Cross entropy summed over the scored tokens of one padded batch, in nats."""
-    tokens = pad([example.input_ids for example in examples], language_model.pad_token_id, side)
-    tokens = tokens.to(language_model.device)
-    labels = pad([example.labels for example in examples], UNSCORED, side).input_ids
-    targets = labels[:, 1:].to(language_model.device)
-    arguments = tokens.forward_arguments(language_model.model)
+    batch = collate(examples, language_model.pad_token_id, side)
+    targets = batch.pop("labels")[:, 1:].to(language_model.device)
+    arguments = {name: tensor.to(language_model.device) for name, tensor in batch.items()}
+    if "attention_mask" in arguments:
+        tokens = TokenBatch(arguments["input_ids"], arguments["attention_mask"])
+        arguments = tokens.forward_arguments(language_model.model)
     logits = language_model.model(**arguments, use_cache=False).logits[
         :, :-1
     ]  # (batch, sequence − 1, vocabulary)

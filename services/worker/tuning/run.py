@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from services.worker.language_models.loading import LanguageModel
@@ -22,21 +22,16 @@ from services.worker.tuning.continuation import (
     description_of,
     learning_parameters,
 )
-from services.worker.tuning.errors import RecipeDoesNotFit, TrainingDiverged
-from services.worker.tuning.freezing import unchanged_where_frozen
-from services.worker.tuning.held_out_loss import held_out_loss
-from services.worker.tuning.objectives import TokenDataset, collate, token_dataset
+from services.worker.tuning.dropout import without_dropout
+from services.worker.tuning.errors import TrainingDiverged
+from services.worker.tuning.fitting import check_recipe_fits
+from services.worker.tuning.freezing import NOTHING, Frozen, unchanged_where_frozen
+from services.worker.tuning.objectives import check_packing
 from services.worker.tuning.randomness import deterministic_algorithms, undisturbed_randomness
-from services.worker.tuning.trainer import (
-    AutocastTrainer,
-    Observer,
-    PlainTrainer,
-    mean_over_tokens,
-    training_arguments,
-)
+from services.worker.tuning.tasks import Task, task_data
+from services.worker.tuning.trainer import Observer, training_arguments
 from services.worker.tuning.updates import Learner, trainable
-from shared.recipes import InstructionRecord, Recipe, TextRecord, log_spaced_steps
-from shared.training_data import split_held_out
+from shared.recipes import Recipe, TextRecord, TrainingRecord, log_spaced_steps
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,7 @@ class TuningOutcome:
 
     losses: the training loss of every optimiser step; tokens_seen: tokens read, padding not counted;
     left_out: records, to train on or held out, whose completion did not fit the sequence length;
+    shortened: records that lost the beginning of their prompt, or their last turns, to it;
     micro_batch: sequences per forward pass. A run that was resumed speaks of all its steps.
     """
 
@@ -54,18 +50,22 @@ class TuningOutcome:
     tokens_seen: int
     trained_parameters: int
     left_out: int
+    shortened: int
     micro_batch: int
 
 
 def tune(
     language_model: LanguageModel,
     recipe: Recipe,
-    records: Sequence[TextRecord | InstructionRecord],
+    records: Sequence[TrainingRecord],
     *,
-    frozen_blocks: Sequence[int],
+    replay: Sequence[TextRecord] = (),
+    frozen: Frozen = NOTHING,
     seed: int,
     probe: Callable[[int], None],
     progress: Callable[[int, int, float | None], None],
+    stopping: Callable[[int], None] = lambda step: None,
+    finished: Callable[[], None] = lambda: None,
     workdir: Path,
     micro_batch: int | None = None,
     continuation: Continuation = UNINTERRUPTED,
@@ -75,11 +75,14 @@ def tune(
 
     `probe(step)` runs at log-spaced steps, the last included, with the model as it would be deployed
     then: in evaluation mode and in its own dtype. `progress(step, steps, loss)` runs after every step.
-    Neither touches the run: the same seed gives the same weights bit for bit on the same machine,
-    whatever a probe draws from random generators. Nothing is left in `workdir`.
+    `stopping(step)` runs before the last probe where the recipe's held-out loss ends the run before its
+    steps are done. `finished()` runs once at the end, even where all steps had been done before, with the
+    model as deployed. None of them touches the run: the same seed gives the same weights bit for bit on the
+    same machine, whatever a probe draws from random generators. Nothing is left in `workdir`.
 
+    replay: the plain text to mix in, where the recipe asks for it.
     micro_batch: sequences per forward pass, a divisor of the batch size; by default the checkpoint's, or
-    else the whole batch. It changes sums by rounding, and which units a dropout takes.
+    else the recipe's. It changes sums by rounding, and which units a dropout takes.
     memory: told when held-out records must be scored in smaller batches than usual.
 
     A run that is left and resumed by way of `continuation` gives, bit for bit on the same machine, what
@@ -89,22 +92,23 @@ def tune(
     HandedOver, CheckpointUnusable (before the first step), and whatever `probe`, `progress` and
     `continuation` raise; the model is restored after any of them.
     """
-    check_positions(language_model, recipe.sequence_length)
-    training_records, held_out_records = split_held_out(records, recipe.data.held_out_share)
-    training, held_out = (
-        token_dataset(recipe.objective, language_model.tokenizer, side, recipe.sequence_length)
-        for side in (training_records, held_out_records)
-    )
+    check_recipe_fits(language_model, recipe, frozen)
+    check_packing(language_model, recipe)
+    memory = memory or GpuMemory()
+    data = task_data(language_model, recipe, records, replay, seed)
     checkpoint = continuation.resume
-    measured = partial(finite_held_out_loss, language_model, held_out, memory or GpuMemory())
-    loss_before = checkpoint.held_out_loss_before if checkpoint else measured(step=0)
-    micro_batch = micro_batch or (checkpoint.micro_batch if checkpoint else recipe.batch_size)
+    loss_before = (
+        checkpoint.held_out_loss_before
+        if checkpoint
+        else finite(data.held_out_loss_before(language_model, memory), step=0)
+    )
+    micro_batch = micro_batch or (checkpoint.micro_batch if checkpoint else recipe.micro_batch)
 
     run = description_of(
         language_model,
         recipe,
-        (training, held_out),
-        frozen_blocks=frozen_blocks,
+        data.data_hashes,
+        frozen=frozen,
         seed=seed,
         micro_batch=micro_batch,
     )
@@ -114,33 +118,51 @@ def tune(
         deterministic_algorithms(),
     ):
         set_seed(seed)
-        with trainable(language_model, recipe.update, frozen_blocks) as learner:
+        with trainable(language_model, recipe.update, frozen, recipe.precision) as learner:
             run["parameters"] = learning_parameters(learner.model)
             if checkpoint:
                 checkpoint.check_belongs_to(run)
             trained_parameters = learner.trained_parameters
+            as_learning, as_deployed = learning(language_model, learner), deployed(language_model, learner)
+            task = data.from_start(language_model, as_learning, as_deployed, memory)
+
+            def measured(step: int) -> float:
+                return finite(task.held_out_loss(language_model, memory), step)
 
             def probe_deployed(step: int) -> None:
                 with deployed(language_model, learner):
                     probe(step)
+
+            def reached(step: int) -> bool:
+                if recipe.early_stop_loss is None or step % recipe.early_stop_every:
+                    return False
+                with deployed(language_model, learner):
+                    enough = measured(step=step) <= recipe.early_stop_loss
+                if enough:
+                    stopping(step)
+                return enough
 
             observer = Observer(
                 log_spaced_steps(recipe.steps, recipe.probe_count),
                 probe_deployed,
                 lambda step, loss: progress(step, recipe.steps, loss),
                 losses=checkpoint.losses if checkpoint else (),
+                reached=reached,
             )
-            with unchanged_where_frozen(learner.model):
+            again = activations_computed_again if recipe.gradient_checkpointing else nullcontext
+            without = nullcontext if task.dropout else without_dropout
+            with unchanged_where_frozen(learner.model), again(language_model), without(learner.model):
                 tokens_seen = train(
                     language_model,
                     learner,
-                    training,
+                    task,
                     training_arguments(recipe, micro_batch, seed, language_model.device, Path(directory)),
                     [observer, CheckpointWriter(continuation, run, loss_before, observer, Path(directory))],
                     checkpoint,
                 )
             with deployed(language_model, learner):
-                loss_after = measured(step=recipe.steps)
+                loss_after = measured(step=len(observer.losses))
+                finished()
 
     return TuningOutcome(
         held_out_loss_before=loss_before,
@@ -148,7 +170,8 @@ def tune(
         losses=tuple(observer.losses),
         tokens_seen=tokens_seen,
         trained_parameters=trained_parameters,
-        left_out=training.left_out + held_out.left_out,
+        left_out=data.left_out,
+        shortened=data.shortened,
         micro_batch=micro_batch,
     )
 
@@ -156,22 +179,15 @@ def tune(
 def train(
     language_model: LanguageModel,
     learner: Learner,
-    dataset: TokenDataset,
+    task: Task,
     arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback],
     checkpoint: Checkpoint | None,
 ) -> int:
     """Run the optimiser, from the checkpoint on if there is one; returns tokens seen, padding not counted."""
-    kind = AutocastTrainer if learner.bfloat16_forward else PlainTrainer
     with cache_setting_kept(language_model):
-        trainer = kind(
-            model=learner.model,
-            args=arguments,
-            data_collator=partial(collate, pad_token_id=language_model.pad_token_id),
-            train_dataset=dataset,
-            compute_loss_func=mean_over_tokens,
-            callbacks=list(callbacks),
-        )
+        trainer = task.trainer(language_model, model=learner.model, args=arguments, callbacks=list(callbacks))
+        trainer.bfloat16_forward = learner.bfloat16_forward
         trainer.remove_callback(PrinterCallback)
         if checkpoint:
             trainer.resume(checkpoint)
@@ -180,14 +196,23 @@ def train(
     return int(trainer.state.num_input_tokens_seen)
 
 
-def finite_held_out_loss(
-    language_model: LanguageModel, held_out: TokenDataset, memory: GpuMemory, step: int
-) -> float:
+def finite(loss: float, step: int) -> float:
     """The held-out loss after `step`; raises TrainingDiverged when it is not a finite number."""
-    loss = held_out_loss(language_model, held_out, memory=memory)
     if not math.isfinite(loss):  # JSON has no such number, and nothing could be compared with it
         raise TrainingDiverged(step, f"the held-out loss is {loss}")
     return loss
+
+
+@contextmanager
+def learning(language_model: LanguageModel, learner: Learner) -> Iterator[None]:
+    """The model in the precision of a training step, but in evaluation mode; all randomness is kept aside."""
+    casts = torch.autocast(language_model.device.type, torch.bfloat16, enabled=learner.bfloat16_forward)
+    with undisturbed_randomness(language_model.device), casts:
+        learner.model.eval()
+        try:
+            yield
+        finally:
+            learner.model.train()
 
 
 @contextmanager
@@ -202,6 +227,16 @@ def deployed(language_model: LanguageModel, learner: Learner) -> Iterator[None]:
 
 
 @contextmanager
+def activations_computed_again(language_model: LanguageModel) -> Iterator[None]:
+    """Keep none of the blocks' activations for the backward pass, which computes them again."""
+    language_model.model.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        language_model.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
 def cache_setting_kept(language_model: LanguageModel) -> Iterator[None]:
     """Trainer turns the key-value cache off in the model's configuration; put the setting back."""
     configuration = language_model.model.config
@@ -210,11 +245,3 @@ def cache_setting_kept(language_model: LanguageModel) -> Iterator[None]:
         yield
     finally:
         configuration.use_cache = before
-
-
-def check_positions(language_model: LanguageModel, sequence_length: int) -> None:
-    """Raise RecipeDoesNotFit when sequences would be longer than the model's positions reach."""
-    configuration = language_model.model.config.get_text_config(decoder=True)
-    positions = getattr(configuration, "max_position_embeddings", None)
-    if positions is not None and sequence_length > positions:
-        raise RecipeDoesNotFit(f"sequence_length {sequence_length} exceeds the model's {positions} positions")

@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.errors import MicroBatchTooLarge, TrainingDiverged
-from services.worker.tuning.objectives import UNSCORED
+from services.worker.tuning.objectives import UNSCORED, token_count
 from shared.recipes import Recipe
 
 # Recipe schedule → transformers' name; its "constant" is the one that knows no warm-up.
@@ -29,6 +29,8 @@ SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "
 class PlainTrainer(Trainer):
     """Trainer with its own way to resume, and without its count of floating-point operations.
 
+    bfloat16_forward: run forward passes in bfloat16 where that is safe, as mixed-precision training does.
+
     That count walks all parameters at every step. Trainer finds the place in the data and in the
     schedule again; what it would unpickle is put back here from a checkpoint of this project.
     """
@@ -37,6 +39,13 @@ class PlainTrainer(Trainer):
     optimizer: torch.optim.Optimizer
     lr_scheduler: LambdaLR
     checkpoint: Checkpoint
+    bfloat16_forward = False
+
+    def compute_loss_context_manager(self) -> ExitStack:
+        stack = super().compute_loss_context_manager()
+        if self.bfloat16_forward:
+            stack.enter_context(torch.autocast(self.args.device.type, torch.bfloat16))
+        return stack
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Train from a checkpoint of this same run on to the end."""
@@ -47,6 +56,10 @@ class PlainTrainer(Trainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        tokens = token_count(inputs).to(self.args.device)  # Trainer would count padding of packed batches
+        self.state.num_input_tokens_seen += int(self.accelerator.gather(tokens).sum())
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -75,17 +88,11 @@ class PlainTrainer(Trainer):
         self.checkpoint.randomness.restore(self.args.device)
 
 
-class AutocastTrainer(PlainTrainer):
-    """Runs the forward pass in bfloat16 where that is safe, as mixed-precision training does."""
-
-    def compute_loss_context_manager(self) -> ExitStack:
-        stack = super().compute_loss_context_manager()
-        stack.enter_context(torch.autocast(self.args.device.type, torch.bfloat16))
-        return stack
-
-
 class Observer(TrainerCallback):
-    """Follows a run step by step: keeps the losses, stops it when it diverges, reports and probes."""
+    """Follows a run step by step: keeps the losses, stops it when it diverges, reports and probes.
+
+    reached: whether the run may end after a step, which is then probed whatever `probe_steps` are.
+    """
 
     def __init__(
         self,
@@ -93,12 +100,14 @@ class Observer(TrainerCallback):
         probe: Callable[[int], None],
         progress: Callable[[int, float], None],
         losses: Iterable[float] = (),
+        reached: Callable[[int], bool] = lambda step: False,
     ) -> None:
         """losses: of the steps that an earlier attempt has done."""
         self.probe_steps = frozenset(probe_steps)
         self.probe = probe
         self.progress = progress
         self.losses = list(losses)
+        self.reached = reached
 
     def on_log(
         self,
@@ -116,7 +125,9 @@ class Observer(TrainerCallback):
                 raise TrainingDiverged(state.global_step, f"the {name} is {logs[quantity]}")
         self.losses.append(logs["loss"])
         self.progress(state.global_step, logs["loss"])
-        if state.global_step in self.probe_steps:
+        if state.global_step < state.max_steps and self.reached(state.global_step):
+            control.should_training_stop = True
+        if control.should_training_stop or state.global_step in self.probe_steps:
             self.probe(state.global_step)
 
 
@@ -150,7 +161,7 @@ def training_arguments(
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         lr_scheduler_type=SCHEDULES[recipe.schedule],
-        warmup_steps=recipe.warmup_steps,
+        warmup_steps=recipe.warmup,
         max_grad_norm=recipe.max_grad_norm,
         seed=seed,
         data_seed=seed,

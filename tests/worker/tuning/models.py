@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,17 @@ import torch
 
 from services.worker.language_models.loading import LanguageModel, prepare_language_model
 from services.worker.tuning.continuation import UNINTERRUPTED, Continuation
+from services.worker.tuning.freezing import NOTHING, Frozen
 from services.worker.tuning.run import TuningOutcome, tune
-from shared.recipes import InstructionRecord, Objective, Recipe, TextRecord, TrainingData
+from shared.recipes import (
+    InstructionRecord,
+    Objective,
+    PreferenceRecord,
+    Recipe,
+    TextRecord,
+    TrainingData,
+    TrainingRecord,
+)
 from tests.worker.tiny_models import tiny_model, tiny_tokenizer
 
 TEXTS = (
@@ -44,9 +53,25 @@ def instruction_records() -> list[InstructionRecord]:
     return [InstructionRecord(prompt=prompt, completion=completion) for prompt, completion in PAIRS]
 
 
+def preference_records() -> list[PreferenceRecord]:
+    """Every completion preferred to the one before it."""
+    rejected = [completion for _, completion in (PAIRS[-1], *PAIRS[:-1])]
+    return [
+        PreferenceRecord(prompt=prompt, chosen=completion, rejected=worse)
+        for (prompt, completion), worse in zip(PAIRS, rejected, strict=True)
+    ]
+
+
+RECORDS: dict[Objective, Callable[[], Sequence[TrainingRecord]]] = {
+    Objective.CAUSAL_LM: text_records,
+    Objective.INSTRUCTIONS: instruction_records,
+    Objective.PREFERENCE: preference_records,
+}
+
+
 def recipe(objective: Objective = Objective.CAUSAL_LM, **changes: Any) -> Recipe:
     """Six steps of four sequences, with a dropout of the model's own (GPT-2's is 0.1)."""
-    records = text_records() if objective is Objective.CAUSAL_LM else instruction_records()
+    records = RECORDS[objective]()
     settings: dict[str, Any] = {
         "data": TrainingData(records=tuple(records), held_out_share=0.3),
         "steps": 6,
@@ -72,7 +97,7 @@ def run(
     chosen: Recipe,
     workdir: Path,
     *,
-    frozen_blocks: tuple[int, ...] = (),
+    frozen: Frozen = NOTHING,
     seed: int = 0,
     probe: Callable[[int], None] = lambda step: None,
     progress: Callable[[int, int, float | None], None] = lambda step, steps, loss: None,
@@ -84,7 +109,7 @@ def run(
         language_model,
         chosen,
         chosen.data.records,
-        frozen_blocks=frozen_blocks,
+        frozen=frozen,
         seed=seed,
         probe=probe,
         progress=progress,

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 from services.worker.tuning import continuation as continuation_module
-from services.worker.tuning import run as run_module
+from services.worker.tuning import tasks
 from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.continuation import Continuation
 from services.worker.tuning.errors import CheckpointUnusable, HandedOver
-from services.worker.tuning.objectives import token_dataset
+from services.worker.tuning.freezing import Frozen
+from services.worker.tuning.objectives import training_and_held_out
 from shared.recipes import FullUpdate, LoraUpdate, Objective, Recipe, Update
-from shared.training_data import split_held_out
 from tests.worker.tuning.interruptions import Seen, interrupted, leave, uninterrupted
 from tests.worker.tuning.models import changed, recipe, run, tiny_language_model, weights_of
 
@@ -53,8 +53,8 @@ def several_epochs(update: Update = FullUpdate(), **changes: Any) -> Recipe:  # 
 def test_epochs_of_these_runs_have_the_length_that_the_patterns_are_made_for() -> None:
     chosen = several_epochs()
     assert chosen.data.records is not None
-    training, _ = split_held_out(chosen.data.records, chosen.data.held_out_share)
-    examples = token_dataset(chosen.objective, tiny_language_model().tokenizer, training, 8)
+    tokenizer = tiny_language_model().tokenizer
+    examples, _ = training_and_held_out(chosen, tokenizer, chosen.data.records, (), seed=0)
     assert len(examples) == STEPS_PER_EPOCH * chosen.batch_size
 
 
@@ -96,8 +96,8 @@ def test_instructions_resume_like_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("update", [FullUpdate(), LORA])
 def test_frozen_blocks_stay_frozen_when_a_run_is_resumed(tmp_path: Path, update: Update) -> None:
     model, chosen = tiny_language_model(), several_epochs(update)
-    expected = uninterrupted(model, chosen, tmp_path, frozen_blocks=(1, 2))
-    interrupted(model, chosen, tmp_path, (4,), frozen_blocks=(1, 2)).check_equal(expected)
+    expected = uninterrupted(model, chosen, tmp_path, frozen=Frozen((1, 2)))
+    interrupted(model, chosen, tmp_path, (4,), frozen=Frozen((1, 2))).check_equal(expected)
 
 
 @pytest.mark.parametrize("update", [FullUpdate(), LORA])
@@ -175,7 +175,7 @@ def test_held_out_loss_of_the_start_is_not_measured_again(
     model, chosen = tiny_language_model(), several_epochs()
     checkpoint = Checkpoint.read(leave(model, chosen, tmp_path, 2))
     measured = iter([1.5])
-    monkeypatch.setattr(run_module, "held_out_loss", lambda *_, **__: next(measured))
+    monkeypatch.setattr(tasks, "held_out_loss", lambda *_, **__: next(measured))
     outcome = run(model, chosen, tmp_path, continuation=Continuation(resume=checkpoint))
     assert outcome.held_out_loss_before == checkpoint.held_out_loss_before
     assert outcome.held_out_loss_after == 1.5
@@ -245,7 +245,7 @@ def test_full_disk_costs_the_checkpoint_but_not_the_run(
 DIFFERENT: dict[str, dict[str, Any]] = {
     "recipe": {"chosen": several_epochs(learning_rate=2e-2)},
     "seed": {"seed": 1},
-    "frozen_blocks": {"frozen_blocks": (1,)},
+    "frozen": {"frozen": Frozen((1,))},
     "micro_batch": {"micro_batch": 1},
     "data": {"chosen": several_epochs(sequence_length=9)},
     "parameters": {"chosen": several_epochs(LORA)},

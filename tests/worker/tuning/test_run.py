@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from services.worker.tuning import run as run_module
+from services.worker.tuning import tasks
 from services.worker.tuning.errors import RecipeDoesNotFit, TrainingDiverged
+from services.worker.tuning.freezing import Frozen
 from services.worker.tuning.objectives import packed_texts
 from shared.recipes import FullUpdate, LoraUpdate, Objective, TrainingData, Update, log_spaced_steps
 from tests.worker.tuning.models import (
@@ -53,7 +54,7 @@ def test_frozen_blocks_keep_their_weights_and_all_others_change(tmp_path: Path, 
     model = tiny_language_model(family)
     prefixes = tuple(f"{model.anatomy.blocks[block]}." for block in (1, 2))
     before = weights_of(model)
-    moved = changed(before, tuned_weights(model, recipe(), tmp_path, frozen_blocks=(1, 2)))
+    moved = changed(before, tuned_weights(model, recipe(), tmp_path, frozen=Frozen((1, 2))))
     learnt = {name for name, _ in model.model.named_parameters() if not name.startswith(prefixes)}
     assert moved - {"lm_head.weight"} == learnt - {"lm_head.weight"}
 
@@ -134,7 +135,7 @@ def test_progress_counts_every_step_and_carries_its_loss(tmp_path: Path) -> None
 def test_divergence_stops_the_run_before_it_is_probed_and_restores_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: Update
 ) -> None:
-    monkeypatch.setattr(run_module, "held_out_loss", lambda *_, **__: 1.0)  # or it would stop the run first
+    monkeypatch.setattr(tasks, "held_out_loss", lambda *_, **__: 1.0)  # or it would stop the run first
     model, probed = tiny_language_model("llama"), []
     with torch.no_grad():
         model.model.get_parameter("model.layers.1.mlp.down_proj.weight")[0, 0] = float("inf")
@@ -152,7 +153,7 @@ def test_held_out_loss_that_is_no_number_is_never_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: tuple[float, float], step: int
 ) -> None:
     measured = iter(losses)
-    monkeypatch.setattr(run_module, "held_out_loss", lambda *_, **__: next(measured))
+    monkeypatch.setattr(tasks, "held_out_loss", lambda *_, **__: next(measured))
     with pytest.raises(TrainingDiverged) as caught:
         run(tiny_language_model(), recipe(steps=3), tmp_path)
     assert caught.value.step == step

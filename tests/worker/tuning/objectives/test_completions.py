@@ -9,14 +9,14 @@ from services.worker.tuning.objectives import (
     TokenDataset,
     collate,
     completions,
-    cut_beginning,
     packed_texts,
     token_dataset,
 )
+from services.worker.tuning.objectives.encoding import cut_beginning
 from shared.recipes import InstructionRecord, Objective, TextRecord
 from shared.training_data import UnusableTrainingData
 from tests.worker.tiny_models import tiny_tokenizer
-from tests.worker.tuning.models import TEXTS, instruction_records
+from tests.worker.tuning.models import TEXTS, instruction_records, recipe
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -43,6 +43,13 @@ def test_packing_keeps_every_token_in_order(length: int, adds_bos: bool) -> None
     packed = packed_texts(tokenizer, TEXTS, length)
     expected = [token for text in TEXTS for token in [*tokenizer.encode(text), tokenizer.eos_token_id]]
     assert [token for example in packed.examples for token in example.input_ids] == expected
+
+
+def test_a_tokenizer_that_ends_texts_with_eos_gives_the_same_examples() -> None:
+    plain, with_eos = tiny_tokenizer(adds_bos=True), tiny_tokenizer(adds_bos=True, adds_eos=True)
+    assert packed_texts(with_eos, TEXTS, 10) == packed_texts(plain, TEXTS, 10)
+    records = instruction_records()
+    assert completions(with_eos, records, 32) == completions(plain, records, 32)
 
 
 @pytest.mark.parametrize("length", range(8, 30))
@@ -112,7 +119,7 @@ def test_data_without_anything_to_score_is_refused(
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(UnusableTrainingData):
-        token_dataset(objective, tokenizer, [record], 8)
+        token_dataset(recipe(objective, sequence_length=8), tokenizer, [record])
 
 
 def test_padding_is_masked_and_unscored() -> None:
