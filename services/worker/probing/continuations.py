@@ -34,7 +34,8 @@ def encode_continuations(
     """The answer and, where there is one, the alternative of each probe, after its prompt."""
     tokenizer = language_model.tokenizer
     prompts = list(dict.fromkeys(probe.prompt.rstrip() for probe in probes))
-    prompt_ids = dict(zip(prompts, map(tuple, encode_prompts(tokenizer, prompts)), strict=True))
+    asked = [language_model.preamble(prompt) + prompt for prompt in prompts]
+    prompt_ids = dict(zip(prompts, map(tuple, encode_prompts(tokenizer, asked)), strict=True))
     texts = {probe.answer.strip() for probe in probes}
     texts |= {probe.alternative.strip() for probe in probes if probe.alternative is not None}
     target_ids = {text: tuple(encode_target(tokenizer, text)) for text in texts}

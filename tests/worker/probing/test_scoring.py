@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from services.worker.language_models.batching import encode_prompts, encode_targ
 from services.worker.language_models.loading import LanguageModel, prepare_language_model
 from services.worker.language_models.memory import GpuMemory, OutOfGpuMemory
 from services.worker.probing import scoring
-from services.worker.probing.scoring import LOG_PROB_OF_NOTHING, ProbeTooLong, score
+from services.worker.probing.scoring import LOG_PROB_OF_NOTHING, ProbeTooLong, score, until_different
 from shared.measurement import FactKind, Probe, ProbeKind, ProbeScore
 from tests.worker.scarce_memory import SHORTAGE, room_for
 from tests.worker.tiny_models import CONFIGS, PLACES, SUBJECTS, tiny_model, tiny_tokenizer
@@ -81,9 +83,21 @@ def test_scores_are_those_of_the_plain_forward_with_all_logits(family: str) -> N
         assert found.first_token == (argmax[0] == encode_target(model.tokenizer, given.answer)[0])
         assert found.exact == (argmax == encode_target(model.tokenizer, given.answer))
         assert found.predicted_token == model.tokenizer.decode([argmax[0]])
+        same = [
+            one == other
+            for one, other in zip(argmax, encode_target(model.tokenizer, given.answer), strict=True)
+        ]
+        until = argmax if all(same) else argmax[: same.index(False) + 1]
+        assert found.predicted_answer == model.tokenizer.decode(until)
         if given.alternative is not None:
             log_probs, argmax = plain_log_probs(model, given.prompt, given.alternative)
             assert found.log_prob_alternative == pytest.approx(sum(log_probs), abs=1e-4)
+
+
+def test_an_answer_is_shown_until_it_differs_from_the_one_asked_for() -> None:
+    assert until_different((5, 7, 9), (5, 6, 9)) == (5, 7)
+    assert until_different((4, 6, 9), (5, 6, 9)) == (4,)
+    assert until_different((5, 6, 9), (5, 6, 9)) == (5, 6, 9)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox", "gemma2"])
@@ -98,6 +112,13 @@ def test_left_padding_equals_right_padding(family: str) -> None:
     model = language_model(family, adds_bos=family == "llama")
     left = score(model, some_probes(), padding_side="left")
     assert_same(left, score(model, some_probes(), padding_side="right"))
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_a_tokenizer_that_ends_texts_with_eos_gives_the_same_scores(adds_bos: bool) -> None:
+    model = language_model("llama", adds_bos=adds_bos)
+    with_eos = replace(model, tokenizer=tiny_tokenizer(adds_bos=adds_bos, adds_eos=True))
+    assert_same(score(with_eos, some_probes()), score(model, some_probes()))
 
 
 def test_token_budget_does_not_matter() -> None:
