@@ -1,0 +1,1 @@
+"""What besides fine-tuning happens to a model before it is deployed: its weights stressed and given back."""
