@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from shared.reports import Difference, Metric
+    from shared.reports import Difference, Effect, Metric
 
     Array = NDArray[np.float64]
 
@@ -81,7 +81,25 @@ def percent_axis() -> FuncFormatter:
     return FuncFormatter(lambda share, _: f"{round(100 * share)} %".replace("-", "−"))
 
 
-def estimates(found: Sequence[Metric | Difference]) -> tuple[Array, Array, Array]:
+def step_axis(axes: Axes, steps: Sequence[int]) -> None:
+    """Optimiser steps along a logarithmic axis, one tick per probed step."""
+    axes.set_xscale("log")
+    axes.set_xticks(steps, [f"{step:,}" for step in steps])
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(steps[0] / 1.2, steps[-1] * 1.2)
+    axes.set_xlabel("optimiser steps of fine-tuning (log scale)")
+
+
+def legend_above(axes: Axes) -> None:
+    """A legend in one line over the panel, where it hides nothing."""
+    handles, _ = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=len(handles), borderaxespad=0.2, columnspacing=1.4
+        )
+
+
+def estimates(found: Sequence[Metric | Difference | Effect]) -> tuple[Array, Array, Array]:
     """Values, lower and upper limits, (found,) float64 each; not a number where nothing was measured."""
     rows = [
         (part.value, part.interval.low, part.interval.high)
@@ -95,7 +113,7 @@ def estimates(found: Sequence[Metric | Difference]) -> tuple[Array, Array, Array
 
 def whiskers(
     axes: Axes,
-    found: Sequence[Metric | Difference],
+    found: Sequence[Metric | Difference | Effect],
     at: Array,
     *,
     label: str,

@@ -7,6 +7,7 @@ from math import isclose, log2
 from typing import TYPE_CHECKING
 
 from services.worker.analysis.intervals import Share, exact_bounds, exact_difference_bounds, share_of
+from services.worker.analysis.more_seeds import with_more_seeds
 from services.worker.analysis.retention import efficacy, locality, retention, reversion
 from services.worker.analysis.wording import percent, points
 from shared.measurement import Arm, FactKind
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from shared.requests import GateRule
 
 MAX_FACTS_NEEDED = 1_000_000
+MAX_SEEDS_NEEDED = 20  # the most that an audit takes
 
 EXCESS_DECAY = "excess_decay"
 SHARES: dict[str, tuple[str, Callable[[Sequence[Trial], GateRule], FactCounts]]] = {
@@ -48,20 +50,24 @@ class Evidence:
     bounds_at: one-sided 95 % lower and upper bounds at a multiple of the facts measured, the estimate
     and the seeds staying as they are.
     facts: edits probed, among them those that the measure is not about (not right before tuning).
+    seeds: trials that were measured; bounds_over: the bounds at a multiple of them, the facts staying as they
+    are; None where that cannot be told (one seed), or where no seed plays a part (before tuning).
     """
 
     estimate: float
     counted: str
     facts: int
     bounds_at: Callable[[float], tuple[float, float]]
+    seeds: int = 1
+    bounds_over: Callable[[float], tuple[float, float] | None] = lambda _factor: None
 
 
 def decide(rule: GateRule, trials: Sequence[Trial]) -> RuleDecision:
     """Judge one configuration, given its trials, by one rule.
 
     `pass` and `fail` only when the one-sided 95 % bound clears the threshold; else `inconclusive`, with
-    the number of edits (controls in proportion) that would settle it at this estimate. Where nothing
-    can be measured the decision is `inconclusive` and says why.
+    the number of edits (controls in proportion), and of seeds, that would settle it at this estimate. Where
+    nothing can be measured the decision is `inconclusive` and says why.
     """
     found = evidence(rule, trials)
     if isinstance(found, str):
@@ -74,17 +80,19 @@ def decide(rule: GateRule, trials: Sequence[Trial]) -> RuleDecision:
         )
     lower, upper = found.bounds_at(1.0)
     verdict = judge(rule, lower, upper)
-    facts_needed = None
+    facts_needed = seeds_needed = None
     if verdict is Verdict.INCONCLUSIVE:
         facts_needed = facts_that_would_settle(rule, found)
+        seeds_needed = seeds_that_would_settle(rule, found)
     bound = lower if found.estimate >= threshold_of(rule) else upper
     return RuleDecision(
         rule=rule,
         verdict=verdict,
         estimate=found.estimate,
         bound=bound,
-        why=sentence(rule, found, verdict, bound, facts_needed),
+        why=sentence(rule, found, verdict, bound, facts_needed, seeds_needed),
         facts_needed=facts_needed,
+        seeds_needed=seeds_needed,
     )
 
 
@@ -92,9 +100,10 @@ def evidence(rule: GateRule, trials: Sequence[Trial]) -> Evidence | str:
     """What the rule's metric was found to be, or why it could not be measured."""
     if not any(trial.ran(Arm.EDITED) for trial in trials):
         return "the edited model was not measured"
-    if rule.metric in AFTER_TUNING and not any(trial.ran(Arm.EDITED_TUNED) for trial in trials):
-        return "no fine-tuning of the edited model was measured"
+    if rule.metric in AFTER_TUNING and not any(trial.ran(trial.after.edited) for trial in trials):
+        return f"no {trials[0].after.done} of the edited model was measured"
     facts = max(1, len(efficacy(trials, rule.mode).facts))
+    seeds = sum(trial.ran(trial.after.edited) for trial in trials)
     if rule.metric == EXCESS_DECAY:
         edits, controls = (retention(trials, kind, rule.mode) for kind in (FactKind.EDIT, FactKind.CONTROL))
         edit_share, control_share = share_of(edits), share_of(controls)
@@ -112,6 +121,8 @@ def evidence(rule: GateRule, trials: Sequence[Trial]) -> Evidence | str:
             bounds_at=lambda factor: exact_difference_bounds(
                 scaled(control_share, factor), scaled(edit_share, factor)
             ),
+            seeds=seeds,
+            bounds_over=lambda factor: difference_bounds_over(controls, edits, factor),
         )
     counts = SHARES[rule.metric][1](trials, rule)
     share = share_of(counts)
@@ -122,7 +133,23 @@ def evidence(rule: GateRule, trials: Sequence[Trial]) -> Evidence | str:
         counted=f"{counts.numerator} of {counts.denominator}",
         facts=max(facts, len(counts.facts)),
         bounds_at=lambda factor: exact_bounds(scaled(share, factor)),
+        seeds=seeds,
+        bounds_over=lambda factor: bounds_over(counts, factor) if rule.metric in AFTER_TUNING else None,
     )
+
+
+def bounds_over(counts: FactCounts, factor: float) -> tuple[float, float] | None:
+    """Bounds of a share with `factor` times as many seeds."""
+    share = with_more_seeds(counts, factor)
+    return None if share is None else exact_bounds(share)
+
+
+def difference_bounds_over(
+    minuend: FactCounts, subtrahend: FactCounts, factor: float
+) -> tuple[float, float] | None:
+    """Bounds of a difference of shares with `factor` times as many seeds."""
+    first, second = with_more_seeds(minuend, factor), with_more_seeds(subtrahend, factor)
+    return None if first is None or second is None else exact_difference_bounds(first, second)
 
 
 def scaled(share: Share, factor: float) -> Share:
@@ -175,6 +202,22 @@ def facts_that_would_settle(rule: GateRule, found: Evidence) -> int | None:
     return enough
 
 
+def seeds_that_would_settle(rule: GateRule, found: Evidence) -> int | None:
+    """The fewest seeds at which the rule would be settled, the facts staying as they are.
+
+    None where 20, the most that an audit takes, would not do, or where it cannot be told.
+    """
+    if at_threshold(rule, found):
+        return None
+    for seeds in range(found.seeds + 1, MAX_SEEDS_NEEDED + 1):
+        bounds = found.bounds_over(seeds / found.seeds)
+        if bounds is None:
+            return None
+        if judge(rule, *bounds) is not Verdict.INCONCLUSIVE:
+            return seeds
+    return None
+
+
 def metric_phrase(rule: GateRule) -> str:
     """The metric in words, with its mode."""
     name = "excess decay of edits" if rule.metric == EXCESS_DECAY else SHARES[rule.metric][0]
@@ -182,7 +225,12 @@ def metric_phrase(rule: GateRule) -> str:
 
 
 def sentence(
-    rule: GateRule, found: Evidence, verdict: Verdict, bound: float, facts_needed: int | None
+    rule: GateRule,
+    found: Evidence,
+    verdict: Verdict,
+    bound: float,
+    facts_needed: int | None,
+    seeds_needed: int | None,
 ) -> str:
     """The decision as one English sentence with its numbers."""
     number = points if rule.metric == EXCESS_DECAY else percent
@@ -202,6 +250,8 @@ def sentence(
         remedy = (
             f"about {facts_needed:,} edits would settle it at this estimate ({found.facts:,} were probed)"
         )
+    if seeds_needed is not None:
+        remedy += f", or about {seeds_needed} seeds ({found.seeds} were run)"
     return f"{told}; {wanted} is required and the 95 % bound is {number(bound)}, so {remedy}."
 
 

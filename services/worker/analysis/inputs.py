@@ -6,15 +6,27 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from shared.measurement import Arm, FactKind, ProbeKind, ProbeScore
+from shared.measurement import TUNED, After, Arm, FactKind, ProbeKind, ProbeScore
+from shared.reports.parts import PER_TOKEN
 from shared.states import StepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from shared.reports import Provenance, StepProblem
-    from shared.requests import Configuration, GateRule
+    from shared.reports import (
+        Editing,
+        FluencySample,
+        KeyStatisticsUsed,
+        Mentions,
+        Provenance,
+        RecipeOverlap,
+        StepProblem,
+        Tracing,
+        WeightDrift,
+    )
+    from shared.requests import Configuration, GateRule, StressConfiguration
+    from shared.stressors import Stressor
 
 TUNED_ARMS = frozenset({Arm.BASE_TUNED, Arm.EDITED_TUNED})
 
@@ -37,14 +49,34 @@ class ScoredProbe:
 
 
 @dataclass(frozen=True)
+class EditFeatures:
+    """An edit as the request states it, and what was counted of it.
+
+    target_tokens: of target_new after its space; mentions: by recipe, of its words in the recipe's records.
+    """
+
+    index: int
+    prompt: str
+    subject: str
+    target_new: str
+    target_true: str
+    paraphrases: int
+    target_tokens: int | None = None
+    mentions: Mapping[str, Mentions] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Trial:
     """One planned seed of a configuration, whether it succeeded or not.
 
     arms: the scored probes of each arm that ran. `base→tuned` is the base model tuned with the same
     recipe, freezing and seed. Trials may share the very lists of the arms they have in common.
+    steps, base_steps: optimiser steps that the edited and the base model were tuned for, which is fewer than
+    the recipe's where it stopped early; None where not recorded. loss_unit: of the held-out losses.
+    after: the arms that what was done to the models led to.
     """
 
-    configuration: Configuration
+    configuration: Configuration | StressConfiguration
     seed: int
     step_id: str
     status: StepStatus
@@ -52,7 +84,13 @@ class Trial:
     reused: bool = False
     held_out_loss_before: float | None = None
     held_out_loss_after: float | None = None
+    loss_unit: str = PER_TOKEN
+    steps: int | None = None
+    base_steps: int | None = None
     arms: Mapping[Arm, Sequence[ScoredProbe]] = field(default_factory=dict)
+    after: After = TUNED
+    fluency: Mapping[Arm, FluencySample] = field(default_factory=dict)
+    drift: Sequence[WeightDrift] = ()  # of the matrices that the editor wrote to
 
     def scores(
         self, arm: Arm, fact_kind: FactKind, probe_kind: ProbeKind, tuning_step: int | None = None
@@ -90,6 +128,22 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class StressFindings:
+    """What an audit found of one edited model under one stressor.
+
+    trials: without facts that the stressor was meant to change; superseded: with those first edits alone that
+    further ones overwrite. footprints: how far the edited model's weights were moved, by what its steps say.
+    """
+
+    configuration: StressConfiguration
+    stressor: Stressor
+    trials: Sequence[Trial]
+    superseded: Sequence[Trial] = ()
+    footprints: Sequence[Mapping[str, float]] = ()
+    further_edits: Sequence[Mapping[str, int]] = ()
+
+
+@dataclass(frozen=True)
 class AuditFindings:
     """Everything that an audit measured, in the order of its request.
 
@@ -107,6 +161,12 @@ class AuditFindings:
     problems: Sequence[StepProblem]
     warnings: Sequence[str]
     provenance: Provenance
+    overlap: Sequence[RecipeOverlap] = ()
+    editing: Sequence[Editing] = ()
+    tracing: Tracing | None = None
+    key_statistics: Sequence[KeyStatisticsUsed] = ()
+    features: Mapping[str, EditFeatures] = field(default_factory=dict)  # by the edits' fact ids
+    stress: Sequence[StressFindings] = ()
 
     def trials_of(self, configuration: Configuration) -> list[Trial]:
         """The planned trials of one configuration, in the order of their seeds."""
@@ -115,4 +175,10 @@ class AuditFindings:
     @property
     def all_trials_succeeded(self) -> bool:
         """Whether nothing that was planned is missing."""
-        return bool(self.trials) and all(trial.status is StepStatus.SUCCEEDED for trial in self.trials)
+        trials = self.every_trial
+        return bool(trials) and all(trial.status is StepStatus.SUCCEEDED for trial in trials)
+
+    @property
+    def every_trial(self) -> list[Trial]:
+        """Those of fine-tunings, then those of stressors."""
+        return [*self.trials, *(trial for found in self.stress for trial in found.trials)]

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from services.worker.analysis.bootstrap import bootstrap_interval, difference_of_shares, share_sample
-from services.worker.analysis.retention import retention
+from services.worker.analysis.retention import arms_after, retention, term
+from services.worker.analysis.scoring_words import how_measured
 from shared.measurement import Arm, FactKind, Mode, ProbeKind
-from shared.reports import Difference
+from shared.reports import Difference, Term
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ def matched_excess_decay(trials: Sequence[Trial], mode: Mode) -> Difference:
     controls = retention(trials, FactKind.CONTROL, mode)
     match = match_controls(edits, controls, margins(trials), relations(trials))
     value = interval = None
-    matched = 0
+    matched, terms = 0, []
     if match is not None and edits.value is not None:
         used = match.weights > 0
         matched = int(used.sum())
@@ -61,6 +62,14 @@ def matched_excess_decay(trials: Sequence[Trial], mode: Mode) -> Difference:
         value = float(successes.sum() / counted.sum()) - edits.value
         samples = [share_sample(successes, counted), share_sample(edits.successes, edits.trials)]
         interval = bootstrap_interval(difference_of_shares, samples, value)
+        weighted = Term(
+            name="retention",
+            arm=arms_after(trials).edited,
+            fact_kind=FactKind.CONTROL,
+            numerator=float(successes.sum()),
+            denominator=float(counted.sum()),
+        )
+        terms = [weighted, term("retention", edits, arms_after(trials).edited, FactKind.EDIT)]
     return Difference(
         name="excess_decay_matched",
         mode=mode,
@@ -68,6 +77,8 @@ def matched_excess_decay(trials: Sequence[Trial], mode: Mode) -> Difference:
         interval=interval,
         edits=len(edits.facts),
         controls=matched,
+        terms=terms,
+        how=how_measured("excess_decay_matched", mode),
     )
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.worker.analysis.bootstrap import bootstrap_interval, difference_of_shares, paired_shares_sample
-from services.worker.analysis.retention import locality, retention
-from shared.measurement import FactKind, Mode
-from shared.recipes import Freeze
-from shared.reports import Difference, Mitigation
+from services.worker.analysis.costs import (
+    locality_cost,
+    locality_cost_tuned,
+    retention_gained,
+    task_loss_cost,
+)
+from services.worker.analysis.pareto import pareto_fronts
+from shared.measurement import Mode
+from shared.reports import Mitigation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,12 +23,15 @@ if TYPE_CHECKING:
     from services.worker.analysis.inputs import AuditFindings, Trial
     from shared.requests import Configuration
 
+NOTHING_FROZEN = "none"
+
 
 def rank_mitigations(findings: AuditFindings, mode: Mode) -> list[Mitigation]:
-    """Every configuration that has a plainer sibling, most retention gained first.
+    """Every configuration that has a plainer sibling: the best of what can be had for its price first.
 
-    Equal gains are ordered by what they cost on the tuning task, then on locality; what could not be
-    measured comes last.
+    Those that no sibling dominates come first (retention gained, cost on the task, cost on locality), then
+    those that only the first do, and so on; among equals the most retention gained, then the lower cost on
+    the task, then on locality. What could not be measured comes last.
     """
     found = []
     for configuration in findings.configurations:
@@ -34,7 +42,7 @@ def rank_mitigations(findings: AuditFindings, mode: Mode) -> list[Mitigation]:
                     configuration, plain, findings.trials_of(configuration), findings.trials_of(plain), mode
                 )
             )
-    ranked = sorted(found, key=_order)
+    ranked = sorted(with_fronts(found), key=_order)
     return [mitigation.model_copy(update={"rank": rank}) for rank, mitigation in enumerate(ranked, start=1)]
 
 
@@ -45,7 +53,7 @@ def plain_sibling(configuration: Configuration, configurations: Sequence[Configu
         for other in configurations
         if (other.editor, other.recipe) == (configuration.editor, configuration.recipe)
     ]
-    return min(siblings, key=lambda other: (other.freeze is not Freeze.NONE, other.paraphrases))
+    return min(siblings, key=lambda other: (other.freeze != NOTHING_FROZEN, other.paraphrases))
 
 
 def compare(
@@ -56,60 +64,63 @@ def compare(
     mode: Mode,
 ) -> Mitigation:
     """Gain and costs of one configuration over its plain sibling."""
-    spared, plain_spared = locality(trials, mode).value, locality(plain_trials, mode).value
+    gained, task = retention_gained(trials, plain_trials, mode), task_loss_cost(trials, plain_trials)
+    tuned = locality_cost_tuned(trials, plain_trials, mode)
+    same_model = configuration.paraphrases == plain.paraphrases
     return Mitigation(
         configuration=configuration,
         against=plain,
-        retention_gained=retention_gained(trials, plain_trials, mode),
-        task_loss_cost=task_loss_cost(trials, plain_trials),
-        locality_cost=None if spared is None or plain_spared is None else plain_spared - spared,
-        rank=0,
+        retention_gained=gained,
+        task_loss_cost=task,
+        locality_cost=locality_cost(trials, plain_trials, mode, same_model=same_model),
+        locality_cost_tuned=tuned,
+        gained_per_nat=per_cost(gained.value, task.value),
+        gained_per_neighbour=per_cost(gained.value, tuned.value),
     )
 
 
-def retention_gained(trials: Sequence[Trial], plain_trials: Sequence[Trial], mode: Mode) -> Difference:
-    """Retention of edits − the sibling's, with a bootstrap that resamples facts, paired.
-
-    Each side counts the edits that were right in its own model just before tuning.
-    """
-    treated = retention(trials, FactKind.EDIT, mode)
-    plain = retention(plain_trials, FactKind.EDIT, mode)
-    value = interval = None
-    if treated.value is not None and plain.value is not None:
-        value = treated.value - plain.value
-        interval = bootstrap_interval(difference_of_shares, [paired_shares_sample(treated, plain)], value)
-    return Difference(
-        name="retention_gained",
-        mode=mode,
-        value=value,
-        interval=interval,
-        edits=len({*treated.facts, *plain.facts}),
-        controls=0,
-    )
+def per_cost(gained: float | None, cost: float | None) -> float | None:
+    """Gain per unit of cost; None where it cost nothing, or one of them was not measured."""
+    return gained / cost if gained is not None and cost is not None and cost > 0 else None
 
 
-def task_loss_cost(trials: Sequence[Trial], plain_trials: Sequence[Trial]) -> float | None:
-    """Held-out loss after tuning − the sibling's, nats per token, mean over the seeds that both have."""
-    losses, plain_losses = (
-        {trial.seed: trial.held_out_loss_after for trial in side} for side in (trials, plain_trials)
-    )
-    costs = [
-        loss - plain_loss
-        for seed, loss in losses.items()
-        if loss is not None and (plain_loss := plain_losses.get(seed)) is not None
+def with_fronts(found: Sequence[Mitigation]) -> list[Mitigation]:
+    """Mitigations with the Pareto front of each among its siblings, the plain one included."""
+    families: dict[Configuration, list[int]] = {}
+    for index, mitigation in enumerate(found):
+        families.setdefault(mitigation.against, []).append(index)
+    fronts: dict[int, int] = {}
+    for family in families.values():
+        fronts |= fronts_of(found, family)
+    return [
+        mitigation.model_copy(update={"front": front, "pareto": front == 1})
+        for index, mitigation in enumerate(found)
+        for front in (fronts.get(index),)
     ]
-    return float(np.mean(costs)) if costs else None
 
 
-def _order(mitigation: Mitigation) -> tuple[float, float, float]:
-    worst = float("inf")
-    gain, task, local = (
-        mitigation.retention_gained.value,
-        mitigation.task_loss_cost,
-        mitigation.locality_cost,
-    )
-    return (
-        worst if gain is None else -gain,
-        worst if task is None else task,
-        worst if local is None else local,
-    )
+def fronts_of(found: Sequence[Mitigation], family: Sequence[int]) -> dict[int, int]:
+    """Front of each sibling, by its place in `found`; those that lack a measure others have get none.
+
+    A cost that was measured of no sibling is left out of account.
+    """
+    rows = np.array([[np.nan if value is None else value for value in objectives(found[i])] for i in family])
+    known = rows[:, np.isfinite(rows).any(axis=0)]
+    whole = np.isfinite(known).all(axis=1)
+    if not known.shape[1] or not np.isfinite(rows[:, 0]).any():
+        return {}
+    plain = np.zeros((1, known.shape[1]))  # gains nothing and costs nothing
+    fronts = pareto_fronts(np.vstack([known[whole], plain]))[:-1]
+    measured = [index for index, kept in zip(family, whole, strict=True) if kept]
+    return {index: int(front) for index, front in zip(measured, fronts, strict=True)}
+
+
+def objectives(mitigation: Mitigation) -> tuple[float | None, ...]:
+    """What there is to gain, more being better: retention, and the two costs with their signs turned."""
+    costs = mitigation.task_loss_cost.value, mitigation.locality_cost_tuned.value
+    return mitigation.retention_gained.value, *(None if cost is None else -cost for cost in costs)
+
+
+def _order(mitigation: Mitigation) -> tuple[float, ...]:
+    front = inf if mitigation.front is None else mitigation.front
+    return front, *(inf if value is None else -value for value in objectives(mitigation))

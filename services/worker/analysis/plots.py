@@ -13,8 +13,10 @@ from services.worker.analysis.drawing import (
     GATE,
     drawn,
     estimates,
+    legend_above,
     panels,
     percent_axis,
+    step_axis,
     styled,
     whiskers,
 )
@@ -27,11 +29,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from shared.reports import ConfigurationReport, CurvePoint, Mitigation
-    from shared.requests import Configuration
+    from shared.reports import ConfigurationReport, CurvePoint, StressReport
+    from shared.requests import Configuration, StressConfiguration
 
-MIN_COST_SHOWN = 0.01  # costs below this are not blown up to fill the panel
-MIN_LOCALITY_SHOWN = 0.05  # ticks are whole per cents: closer ones would read alike
 MAX_NAME = 16  # characters
 
 Measured = TypeVar("Measured", Metric, Difference)
@@ -55,19 +55,15 @@ def curve_figure(curve: Sequence[CurvePoint], name: str, prefix: str) -> str:
             if np.isfinite(values).any():
                 axes.fill_between(steps, lows, highs, color=colour, alpha=0.16, linewidth=0)
                 axes.plot(steps, values, line, color=colour, markersize=5, label=label)
-        axes.set_xscale("log")
-        axes.set_xticks(steps, [f"{step:,}" for step in steps])
-        axes.set_xticks([], minor=True)
-        axes.set_xlim(steps[0] / 1.2, steps[-1] * 1.2)
+        step_axis(axes, steps)
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(percent_axis())
-        axes.set_xlabel("optimiser steps of fine-tuning (log scale)")
         axes.set_ylabel("retention")
         legend_above(axes)
         return drawn(figure, f"Retention of edits and of control facts during fine-tuning: {name}.", prefix)
 
 
-def forest_figure(configurations: Sequence[ConfigurationReport], prefix: str) -> str:
+def forest_figure(configurations: Sequence[ConfigurationReport | StressReport], prefix: str) -> str:
     """Retention and excess decay of every configuration, with the thresholds of its gate rules."""
     rows = np.arange(len(configurations), dtype=np.float64)[::-1]
     above, below = rows + 0.14, rows - 0.14
@@ -101,17 +97,18 @@ def forest_figure(configurations: Sequence[ConfigurationReport], prefix: str) ->
         return drawn(figure, description, prefix)
 
 
-def short_name(configuration: Configuration) -> str:
-    """The configuration's name, its editor's and recipe's cut short so that panels keep their room."""
+def short_name(configuration: Configuration | StressConfiguration) -> str:
+    """The configuration's name, what was named in the request cut short so that panels keep their room."""
     cut = {
         part: name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
-        for part, name in (("editor", configuration.editor), ("recipe", configuration.recipe))
+        for part in ("editor", "recipe", "stressor")
+        if (name := getattr(configuration, part, None)) is not None
     }
     return str(configuration.model_copy(update=cut))
 
 
 def mark_thresholds(
-    axes: Axes, configurations: Sequence[ConfigurationReport], rows: np.ndarray, metric: str
+    axes: Axes, configurations: Sequence[ConfigurationReport | StressReport], rows: np.ndarray, metric: str
 ) -> None:
     """A dashed mark in the row of each configuration that a rule in the headline mode speaks of."""
     label = "gate"
@@ -128,63 +125,3 @@ def mark_thresholds(
                     label=label,
                 )
                 label = "_"  # named once
-
-
-def cost_figure(mitigations: Sequence[Mitigation], prefix: str) -> str:
-    """Retention gained against what it costs; numbers are ranks."""
-    with styled():
-        figure, (left, right) = panels(2, width=10.8, height=3.6)
-        gain_against(left, mitigations, [found.task_loss_cost for found in mitigations])
-        gain_against(right, mitigations, [found.locality_cost for found in mitigations])
-        left.set_xlabel("cost on the task: held-out loss, nats per token")
-        left.set_ylabel("retention gained")
-        right.set_xlabel("cost on locality: share of neighbours lost")
-        right.xaxis.set_major_formatter(percent_axis())
-        low, high = right.get_xlim()
-        right.set_xlim(min(low, -MIN_LOCALITY_SHOWN), max(high, MIN_LOCALITY_SHOWN))
-        description = (
-            f"Retention gained by {len(mitigations)} mitigations against their cost on the tuning task and "
-            "on locality, with 95 % intervals. Filled points are not dominated. The table has the numbers."
-        )
-        return drawn(figure, description, prefix)
-
-
-def gain_against(axes: Axes, mitigations: Sequence[Mitigation], costs: Sequence[float | None]) -> None:
-    """One panel: gains over one cost. A point is filled unless another gains as much for less."""
-    shown = [
-        (cost, found.retention_gained.value, found)
-        for cost, found in zip(costs, mitigations, strict=True)
-        if cost is not None and found.retention_gained.value is not None
-    ]
-    for cost, gain, found in shown:
-        dominated = any(
-            other_cost <= cost and other_gain >= gain and (other_cost, other_gain) != (cost, gain)
-            for other_cost, other_gain, _ in shown
-        )
-        whiskers(
-            axes,
-            [found.retention_gained],
-            np.array([cost]),
-            label="",
-            colour=EDITS,
-            marker="o",
-            filled=not dominated,
-            upright=True,
-            faint=True,
-        )
-        axes.annotate(str(found.rank), (cost, gain), xytext=(6, 4), textcoords="offset points")
-    axes.axhline(0, color=FAINT, linewidth=1, zorder=1)
-    axes.axvline(0, color=FAINT, linewidth=1, zorder=1)
-    axes.margins(x=0.12)
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, -MIN_COST_SHOWN), max(high, MIN_COST_SHOWN))
-    axes.yaxis.set_major_formatter(percent_axis())
-
-
-def legend_above(axes: Axes) -> None:
-    """A legend in one line over the panel, where it hides nothing."""
-    handles, _ = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=len(handles), borderaxespad=0.2, columnspacing=1.4
-        )

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from services.worker.analysis.associations import associations
 from services.worker.analysis.curves import retention_curve
+from services.worker.analysis.deaths import MOST_LISTED, lost_edits, mean_drift
+from services.worker.analysis.endings import ending_warnings
+from services.worker.analysis.fluency import fluency_metrics
 from services.worker.analysis.gate import combine, decide
 from services.worker.analysis.matching import margins, match_controls, matched_excess_decay, relations
 from services.worker.analysis.mitigations import rank_mitigations
-from services.worker.analysis.retention import (
-    excess_decay,
-    interaction,
-    locality,
-    metric,
-    retention,
-    reversion,
-    share_right,
-)
+from services.worker.analysis.of_trials import outcome, retention_metric, reversion_metric, shares
+from services.worker.analysis.protocols import protocol_metrics
+from services.worker.analysis.retention import excess_decay, interaction, locality, metric, retention
+from services.worker.analysis.risks import riskiest
+from services.worker.analysis.stress import report_stress
+from services.worker.analysis.survival import survival
 from shared.measurement import HEADLINE_MODE, Arm, FactKind, Mode, ProbeKind
-from shared.reports import ConfigurationReport, Metric, Report, RuleDecision, TrialOutcome
+from shared.reports import ConfigurationReport, LostEdit, Metric, Report, RuleDecision, StressReport
 from shared.states import StepStatus, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from services.worker.analysis.inputs import AuditFindings, Trial
-    from shared.requests import Configuration, GateRule
+    from shared.requests import Configuration, GateRule, StressConfiguration
 
-PROBED = (
-    (FactKind.EDIT, ProbeKind.REWRITE),
-    (FactKind.EDIT, ProbeKind.PARAPHRASE),
-    (FactKind.EDIT, ProbeKind.NEIGHBORHOOD),
-    (FactKind.CONTROL, ProbeKind.REWRITE),
-)
 # A gap between matched sides of more than a quarter of a standard deviation is not negligible
 # (Imbens & Rubin 2015, section 14.2).
 MAX_STANDARDISED_GAP = 0.25
@@ -44,21 +39,32 @@ def build_report(findings: AuditFindings) -> Report:
     configurations = []
     for configuration in findings.configurations:
         trials = findings.trials_of(configuration)
-        configurations.append(report_configuration(configuration, trials, findings.gate))
+        lost = lost_edits(trials, HEADLINE_MODE, findings.features, configuration.recipe)
+        configurations.append(report_configuration(configuration, trials, findings.gate, lost))
         warnings += configuration_warnings(configuration, trials)
-    decisions = [decision for configuration in configurations for decision in configuration.decisions]
+    warnings += ending_warnings(findings)
+    stress = [report_stress(found, findings.gate) for found in findings.stress]
+    judged: list[ConfigurationReport | StressReport] = [*configurations, *stress]
+    decisions = [decision for part in judged for decision in part.decisions]
     verdict = combine(decisions, every_trial_succeeded=findings.all_trials_succeeded)
     return Report(
         audit_id=findings.audit_id,
         created_at=findings.created_at,
         verdict=verdict,
-        why=explain(verdict, configurations, findings.trials),
+        why=explain(verdict, judged, findings.every_trial),
         headline_mode=HEADLINE_MODE,
         edits=findings.edits,
         controls=findings.controls,
         control_candidates=findings.control_candidates,
         configurations=configurations,
+        stress=stress,
         mitigations=rank_mitigations(findings, HEADLINE_MODE),
+        riskiest=riskiest(findings, HEADLINE_MODE),
+        lost_with=associations(findings, HEADLINE_MODE),
+        overlap=list(findings.overlap),
+        editing=list(findings.editing),
+        tracing=findings.tracing,
+        key_statistics=list(findings.key_statistics),
         problems=list(findings.problems),
         warnings=list(dict.fromkeys(warnings)),
         provenance=findings.provenance,
@@ -66,7 +72,10 @@ def build_report(findings: AuditFindings) -> Report:
 
 
 def report_configuration(
-    configuration: Configuration, trials: Sequence[Trial], gate: Sequence[GateRule]
+    configuration: Configuration,
+    trials: Sequence[Trial],
+    gate: Sequence[GateRule],
+    lost: Sequence[LostEdit],
 ) -> ConfigurationReport:
     """Everything measured for one configuration; failed trials are listed and add nothing."""
     decisions = [decide(rule, trials) for rule in gate if rule.selects(configuration)]
@@ -81,54 +90,16 @@ def report_configuration(
         retention_controls=[retention_metric(trials, FactKind.CONTROL, mode) for mode in Mode],
         excess_decay=[excess_decay(trials, mode) for mode in Mode],
         excess_decay_matched=[matched_excess_decay(trials, mode) for mode in Mode],
-        reversion=metric(
-            "reversion", reversion(trials, HEADLINE_MODE), HEADLINE_MODE, fact_kind=FactKind.EDIT
-        ),
+        reversion=reversion_metric(trials, HEADLINE_MODE),
         locality=[locality_metric(trials, mode) for mode in Mode],
         interaction=[interaction(trials, mode) for mode in Mode],
         curve=retention_curve(trials, HEADLINE_MODE),
-    )
-
-
-def outcome(trial: Trial) -> TrialOutcome:
-    """How one seed went."""
-    return TrialOutcome(
-        seed=trial.seed,
-        status=trial.status,
-        step_id=trial.step_id,
-        error=trial.error,
-        reused=trial.reused,
-        held_out_loss_before=trial.held_out_loss_before,
-        held_out_loss_after=trial.held_out_loss_after,
-    )
-
-
-def shares(trials: Sequence[Trial]) -> list[Metric]:
-    """Share right per kind of probe, mode and arm, where anything was scored."""
-    found = []
-    for fact_kind, probe_kind in PROBED:
-        for mode in Mode:
-            for arm in Arm:
-                counts = share_right(trials, arm, fact_kind, probe_kind, mode)
-                if counts.facts:
-                    found.append(
-                        metric(
-                            "share_right", counts, mode, arm=arm, fact_kind=fact_kind, probe_kind=probe_kind
-                        )
-                    )
-    return found
-
-
-def retention_metric(trials: Sequence[Trial], fact_kind: FactKind, mode: Mode) -> Metric:
-    """Retention at the end of tuning."""
-    counts = retention(trials, fact_kind, mode)
-    return metric(
-        "retention",
-        counts,
-        mode,
-        arm=Arm.EDITED_TUNED,
-        fact_kind=fact_kind,
-        probe_kind=ProbeKind.REWRITE,
+        fluency=fluency_metrics(trials),
+        protocols=protocol_metrics(trials),
+        survival=survival(trials, HEADLINE_MODE),
+        lost_edits=list(lost[:MOST_LISTED]),
+        lost_edits_left_out=len(lost[MOST_LISTED:]),
+        drift=mean_drift(trials),
     )
 
 
@@ -161,7 +132,9 @@ def configuration_warnings(configuration: Configuration, trials: Sequence[Trial]
     ]
 
 
-def explain(verdict: Verdict, configurations: Sequence[ConfigurationReport], trials: Sequence[Trial]) -> str:
+def explain(
+    verdict: Verdict, configurations: Sequence[ConfigurationReport | StressReport], trials: Sequence[Trial]
+) -> str:
     """The overall verdict as plain English, with the decision or the trials that it hangs on."""
     decided = [(part.configuration, decision) for part in configurations for decision in part.decisions]
     missing = sum(trial.status is not StepStatus.SUCCEEDED for trial in trials)
@@ -184,7 +157,7 @@ def explain(verdict: Verdict, configurations: Sequence[ConfigurationReport], tri
     return " ".join(told) or "Nothing was judged."
 
 
-def quoted(configuration: Configuration, decision: RuleDecision) -> str:
+def quoted(configuration: Configuration | StressConfiguration, decision: RuleDecision) -> str:
     return f"{configuration}: {decision.why[0].lower()}{decision.why[1:]}"
 
 

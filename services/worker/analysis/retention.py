@@ -15,11 +15,12 @@ from services.worker.analysis.bootstrap import (
 )
 from services.worker.analysis.counts import FactCounts
 from services.worker.analysis.intervals import share_of, wilson_interval
-from shared.measurement import Arm, FactKind, Mode, ProbeKind
-from shared.reports import Difference, Metric
+from services.worker.analysis.scoring_words import how_measured
+from shared.measurement import TUNED, After, Arm, FactKind, Mode, ProbeKind
+from shared.reports import Difference, Metric, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from services.worker.analysis.inputs import Trial
 
@@ -47,7 +48,7 @@ def efficacy(trials: Iterable[Trial], mode: Mode) -> FactCounts:
 def retention(
     trials: Iterable[Trial], fact_kind: FactKind, mode: Mode, tuning_step: int | None = None
 ) -> FactCounts:
-    """Share right after tuning (`edited→tuned`) among those right just before it (`edited`).
+    """Share right after tuning (`edited→tuned`), or stressing, among those right just before it (`edited`).
 
     Edits and controls alike, on their own prompts, in the same run and mode. tuning_step: how far into
     the tuning; by default its end.
@@ -56,7 +57,7 @@ def retention(
     def outcomes() -> Iterator[tuple[str, bool]]:
         for trial in trials:
             before = trial.scores(Arm.EDITED, fact_kind, ProbeKind.REWRITE)
-            after = trial.scores(Arm.EDITED_TUNED, fact_kind, ProbeKind.REWRITE, tuning_step)
+            after = trial.scores(trial.after.edited, fact_kind, ProbeKind.REWRITE, tuning_step)
             for key, score in before.items():
                 if score.right(mode) and key in after:
                     yield key[0], bool(after[key].right(mode))
@@ -74,7 +75,7 @@ def reversion(trials: Iterable[Trial], mode: Mode) -> FactCounts:
     def outcomes() -> Iterator[tuple[str, bool]]:
         for trial in trials:
             before = trial.scores(Arm.EDITED, FactKind.EDIT, ProbeKind.REWRITE)
-            after = trial.scores(Arm.EDITED_TUNED, FactKind.EDIT, ProbeKind.REWRITE)
+            after = trial.scores(trial.after.edited, FactKind.EDIT, ProbeKind.REWRITE)
             for key, score in before.items():
                 if score.right(mode) and key in after and not after[key].right(mode):
                     yield key[0], bool(after[key].alternative_exact)
@@ -82,16 +83,16 @@ def reversion(trials: Iterable[Trial], mode: Mode) -> FactCounts:
     return FactCounts.of(outcomes())
 
 
-def locality(trials: Iterable[Trial], mode: Mode) -> FactCounts:
-    """Share of neighbourhood probes right in `base` that are still right in `edited`.
+def locality(trials: Iterable[Trial], mode: Mode, arm: Arm = Arm.EDITED) -> FactCounts:
+    """Share of neighbourhood probes right in `base` that are still right at `arm`.
 
-    This is what the editor alone spared. What tuning does to unedited facts is seen in the controls.
+    In `edited` this is what the editor alone spared; in `edited→tuned` what it and tuning did together.
     """
 
     def outcomes() -> Iterator[tuple[str, bool]]:
         for trial in trials:
             base = trial.scores(Arm.BASE, FactKind.EDIT, ProbeKind.NEIGHBORHOOD)
-            edited = trial.scores(Arm.EDITED, FactKind.EDIT, ProbeKind.NEIGHBORHOOD)
+            edited = trial.scores(arm, FactKind.EDIT, ProbeKind.NEIGHBORHOOD)
             for key, score in base.items():
                 if score.right(mode) and key in edited:
                     yield key[0], bool(edited[key].right(mode))
@@ -116,6 +117,11 @@ def excess_decay(trials: Iterable[Trial], mode: Mode) -> Difference:
         interval=interval,
         edits=len(edits.facts),
         controls=len(controls.facts),
+        terms=[
+            term("retention", controls, arms_after(trials).edited, FactKind.CONTROL),
+            term("retention", edits, arms_after(trials).edited, FactKind.EDIT),
+        ],
+        how=how_measured("excess_decay", mode),
     )
 
 
@@ -127,15 +133,21 @@ def interaction(trials: Iterable[Trial], mode: Mode) -> Difference:
     """
     changes: dict[str, float] = {}
     counted: dict[str, int] = {}
+    trials = list(trials)
+    after = arms_after(trials)
+    order = (after.edited, Arm.EDITED, after.base, Arm.BASE)
+    right = dict.fromkeys(order, 0)
     for trial in trials:
-        arms = [trial.scores(arm, FactKind.CONTROL, ProbeKind.REWRITE) for arm in Arm]
+        arms = [trial.scores(arm, FactKind.CONTROL, ProbeKind.REWRITE) for arm in order]
         for key in arms[0].keys() & arms[1].keys() & arms[2].keys() & arms[3].keys():
-            base, base_tuned, edited, edited_tuned = (scores[key].right(mode) for scores in arms)
+            edited_tuned, edited, base_tuned, base = answers = [scores[key].right(mode) for scores in arms]
             if base is None or base_tuned is None or edited is None or edited_tuned is None:
                 continue
             change = (edited_tuned - edited) - (base_tuned - base)
             changes[key[0]] = changes.get(key[0], 0.0) + change
             counted[key[0]] = counted.get(key[0], 0) + 1
+            for arm, answer in zip(order, answers, strict=True):
+                right[arm] += bool(answer)
     facts = sorted(counted)
     value = interval = None
     if facts:
@@ -144,8 +156,35 @@ def interaction(trials: Iterable[Trial], mode: Mode) -> Difference:
         )
         value = float(sample.rows[:, 0].sum() / sample.rows[:, 1].sum())
         interval = bootstrap_interval(mean_change, [sample], value)
+    total = sum(counted.values())
     return Difference(
-        name="interaction", mode=mode, value=value, interval=interval, edits=0, controls=len(facts)
+        name="interaction",
+        mode=mode,
+        value=value,
+        interval=interval,
+        edits=0,
+        controls=len(facts),
+        terms=[
+            Term(name="share_right", arm=arm, fact_kind=FactKind.CONTROL, numerator=count, denominator=total)
+            for arm, count in right.items()
+        ],
+        how=how_measured("interaction", mode),
+    )
+
+
+def arms_after(trials: Sequence[Trial]) -> After:
+    """The arms that what was done to the models led to, in trials of one configuration."""
+    return trials[0].after if trials else TUNED
+
+
+def term(name: str, counts: FactCounts, arm: Arm, fact_kind: FactKind) -> Term:
+    """A share as part of a difference."""
+    return Term(
+        name=name,
+        arm=arm,
+        fact_kind=fact_kind,
+        numerator=float(counts.successes.sum()),
+        denominator=float(counts.trials.sum()),
     )
 
 
@@ -170,4 +209,5 @@ def metric(
         denominator=counts.denominator,
         value=counts.value,
         interval=wilson_interval(share) if share else None,
+        how=how_measured(name, mode),
     )

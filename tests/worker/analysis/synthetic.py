@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.worker.analysis.inputs import AuditFindings, ScoredProbe, Trial
+from services.worker.analysis.inputs import AuditFindings, EditFeatures, ScoredProbe, Trial
 from shared.measurement import Arm, FactKind, ProbeKind, ProbeScore
 from shared.recipes import Freeze
-from shared.reports import Provenance, StepProblem
+from shared.reports import (
+    Effect,
+    Interval,
+    KeyStatisticsUsed,
+    Mentions,
+    Provenance,
+    StepProblem,
+    Tracing,
+    WeightDrift,
+)
 from shared.requests import DEFAULT_GATE, Configuration
 from shared.states import Cause, StepKind, StepStatus
 
@@ -164,6 +174,13 @@ def simulated_trials(
                 elif arm is Arm.EDITED_TUNED:
                     answers = answers & (np.arange(controls) % 15 > 0)
                 add(arm, kind, ProbeKind.REWRITE, answers, step)
+            add(
+                Arm.EDITED_TUNED,
+                FactKind.EDIT,
+                ProbeKind.NEIGHBORHOOD,
+                (np.arange(edits) % 9 < spared_of_nine) & (noise[FactKind.EDIT] < 0.1),
+                step,
+            )
         found.append(
             Trial(
                 configuration=configuration,
@@ -201,6 +218,9 @@ def findings(
     problems: Sequence[StepProblem] = (),
     warnings: Sequence[str] = (),
     changes: Mapping[str, object] | None = None,
+    tracing: Tracing | None = None,
+    key_statistics: Sequence[KeyStatisticsUsed] = (),
+    edit_features: Mapping[str, EditFeatures] | None = None,
 ) -> AuditFindings:
     """Findings made of these trials."""
     provenance = PROVENANCE.model_copy(update=changes or {})
@@ -216,6 +236,65 @@ def findings(
         problems=problems,
         warnings=warnings,
         provenance=provenance,
+        tracing=tracing,
+        key_statistics=key_statistics,
+        features=edit_features or {},
+    )
+
+
+def traced(editor: str = "memit", blocks: Sequence[int] = (1, 2, 3)) -> Tracing:
+    """Effects in six blocks, with one editor's pick."""
+    values = (0.05, 0.11, 0.21, 0.16, 0.02, -0.01)
+    effects = [
+        Effect(
+            value=value,
+            interval=Interval(low=value - 0.03, high=value + 0.03, level=0.95, method="Student's t"),
+        )
+        for value in values
+    ]
+    return Tracing(
+        candidates=60,
+        facts=48,
+        width=3,
+        clean=0.914,
+        corrupted=0.067,
+        states=effects[::-1],
+        mlps=effects,
+        picked={editor: list(blocks)},
+    )
+
+
+def features(edits: int = 60, text: str = "Ada Lovelace") -> dict[str, EditFeatures]:
+    """What is known of each edit beside its scores."""
+    return {
+        f"edit:{index}": EditFeatures(
+            index=index,
+            prompt="The home town of {} is",
+            subject=f"{text} {index}",
+            target_new="Rome",
+            target_true="Oslo",
+            paraphrases=3,
+            target_tokens=1 + index % 3,
+            mentions={"wiki": Mentions(target_new=index % 5, target_true=index % 7, subject=0)},
+        )
+        for index in range(edits)
+    }
+
+
+def drift(block: int, cosine: float = -0.12) -> WeightDrift:
+    """Of one matrix, somewhat against what the editor wrote."""
+    return WeightDrift(
+        parameter=f"transformer.h.{block}.mlp.c_proj.weight",
+        rows=768,
+        columns=192,
+        rank=40,
+        seeds=1,
+        edit_norm=4.0,
+        tuning_norm=1.0,
+        cosine=cosine,
+        energy_left=0.21,
+        energy_right=0.4,
+        energy_inside=0.09,
     )
 
 
@@ -248,4 +327,15 @@ def synthetic_audit() -> AuditFindings:
         cause=Cause.INFRASTRUCTURE,
         error="CUDA out of memory",
     )
-    return findings(trials, problems=[problem], warnings=["Only 60 edits were probed."])
+    used = KeyStatisticsUsed(
+        editor="memit", corpus="file:wiki.txt", tokens=98_765, split_half={1: 0.034, 2: 0.0512}
+    )
+    drifting = [replace(trial, drift=[drift(1), drift(2, 0.03)]) if trial.arms else trial for trial in trials]
+    return findings(
+        drifting,
+        edit_features=features(),
+        problems=[problem],
+        warnings=["Only 60 edits were probed."],
+        tracing=traced(),
+        key_statistics=[used],
+    )

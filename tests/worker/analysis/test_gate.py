@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from services.worker.analysis.gate import combine, decide
+from services.worker.analysis.counts import FactCounts
+from services.worker.analysis.gate import combine, decide, evidence, judge
+from services.worker.analysis.inputs import Trial
+from services.worker.analysis.intervals import share_of
+from services.worker.analysis.more_seeds import with_more_seeds
 from shared.measurement import Arm, FactKind, Mode
 from shared.reports import RuleDecision
 from shared.requests import GateRule
@@ -83,6 +88,71 @@ def test_seeds_that_repeat_each_other_do_not_settle_a_rule() -> None:
     once = decide(RETENTION, [trial(*answers)])
     often = decide(RETENTION, [trial(*answers, seed=seed) for seed in range(20)])
     assert often.bound == pytest.approx(once.bound)
+
+
+def disagreeing_seeds(number: int) -> list[Trial]:
+    """45 of 60 edits kept under every seed, others each time: seeds add nearly what as many facts would."""
+    lost = [{(15 * seed + offset) % 60 for offset in range(15)} for seed in range(number)]
+    return [
+        trial(([True] * 60, [index not in gone for index in range(60)]), kept(60, 60), seed=seed)
+        for seed, gone in enumerate(lost)
+    ]
+
+
+def test_the_number_of_seeds_that_would_settle_it_is_the_fewest_that_do() -> None:
+    rule = GateRule(metric="retention", at_least=0.7)
+    trials = disagreeing_seeds(3)
+    found, known = decide(rule, trials), evidence(rule, trials)
+    needed = found.seeds_needed
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert needed is not None
+    assert not isinstance(known, str)
+
+    def verdict_with(seeds: int) -> Verdict:
+        bounds = known.bounds_over(seeds / 3)
+        assert bounds is not None
+        return judge(rule, *bounds)
+
+    assert verdict_with(needed) is Verdict.PASS
+    assert verdict_with(needed - 1) is Verdict.INCONCLUSIVE
+    assert f", or about {needed} seeds (3 were run)." in found.why
+
+
+def test_seeds_add_what_their_correlation_leaves_them() -> None:
+    facts = tuple(f"edit:{index}" for index in range(400))
+    successes = np.random.default_rng(0).binomial(3, np.repeat([0.5, 0.9], 200)).astype(float)
+    counts = FactCounts(facts, successes, np.full(400, 3.0))
+    now, then, forever = share_of(counts), with_more_seeds(counts, 2.0), with_more_seeds(counts, 1e9)
+    assert now is not None
+    assert then is not None
+    assert forever is not None
+    correlation = (400 * 3 / now.effective_trials - 1) / 2
+    assert then.effective_trials == pytest.approx(400 * 6 / (1 + 5 * correlation))
+    assert forever.effective_trials == pytest.approx(400 / correlation)
+
+
+def test_no_number_of_seeds_that_repeat_each_other_is_named() -> None:
+    answers = kept(52, 60), kept(60, 60)
+    found = decide(RETENTION, [trial(*answers, seed=seed) for seed in range(3)])
+    assert (found.verdict, found.seeds_needed) == (Verdict.INCONCLUSIVE, None)
+
+
+def test_one_seed_does_not_tell_how_many_would_settle_it() -> None:
+    found = decide(RETENTION, [trial(kept(52, 60), kept(60, 60))])
+    assert (found.facts_needed is None, found.seeds_needed) == (False, None)
+
+
+def test_seeds_are_named_for_excess_decay_as_well() -> None:
+    rule = GateRule(metric="excess_decay", at_most=0.3)
+    found = decide(rule, disagreeing_seeds(3))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.seeds_needed is not None
+
+
+def test_no_number_of_seeds_settles_what_is_measured_before_tuning() -> None:
+    rule = GateRule(metric="efficacy", at_least=0.97)
+    found = decide(rule, [trial(kept(52, 60), kept(60, 60), seed=seed) for seed in range(3)])
+    assert (found.verdict, found.seeds_needed) == (Verdict.INCONCLUSIVE, None)
 
 
 def test_without_a_measured_trial_the_rule_is_inconclusive_and_says_so() -> None:

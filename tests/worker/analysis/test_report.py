@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 
 from services.worker.analysis.report import build_report
-from shared.measurement import Arm, FactKind, Mode, ProbeKind
-from shared.reports import Report
+from shared.measurement import TUNED, Arm, FactKind, Mode, ProbeKind
+from shared.reports import Difference, Metric, Report, ReportPart
 from shared.requests import GateRule
 from shared.states import StepStatus, Verdict
 from tests.worker.analysis.synthetic import PLAIN, failed_trial, findings, rows, synthetic_audit, trial
@@ -52,13 +53,51 @@ def test_shares_cover_the_four_arms(report: Report) -> None:
         if (share.fact_kind, share.probe_kind, share.mode)
         == (FactKind.CONTROL, ProbeKind.REWRITE, Mode.EXACT)
     ]
-    assert controls == list(Arm)
+    assert controls == list(TUNED.arms)
 
 
 def test_the_end_of_the_curve_is_the_retention(report: Report) -> None:
     for part in report.configurations:
         exact = next(metric for metric in part.retention_edits if metric.mode is Mode.EXACT)
         assert part.curve[-1].edits.value == exact.value
+
+
+def parts_of(value: object, kind: type[ReportPart]) -> Iterator[ReportPart]:
+    """Every part of a kind anywhere in a report."""
+    if isinstance(value, kind):
+        yield value
+    if isinstance(value, ReportPart):
+        for name in type(value).model_fields:
+            yield from parts_of(getattr(value, name), kind)
+    elif isinstance(value, list):
+        for part in value:
+            yield from parts_of(part, kind)
+
+
+def test_every_metric_says_where_of_what_and_how_it_was_scored(report: Report) -> None:
+    metrics = list(parts_of(report, Metric))
+    assert len(metrics) > 100
+    for metric in metrics:
+        assert isinstance(metric, Metric)
+        assert metric.how, metric
+        assert metric.arm is not None, metric
+        assert metric.fact_kind is not None, metric
+        assert metric.probe_kind is not None, metric
+        assert (metric.interval is None) == (metric.denominator == 0)
+
+
+def test_every_difference_says_of_which_shares_and_how_they_were_scored(report: Report) -> None:
+    differences = list(parts_of(report, Difference))
+    assert len(differences) > 50
+    for difference in differences:
+        assert isinstance(difference, Difference)
+        assert difference.how, difference
+        assert (difference.interval is None) == (difference.value is None)
+        if difference.value is not None:
+            shares = [term.numerator / term.denominator for term in difference.terms]
+            signs = {2: (1, -1), 4: (1, -1, -1, 1)}[len(shares)]
+            found = sum(sign * share for sign, share in zip(signs, shares, strict=True))
+            assert difference.value == pytest.approx(found)
 
 
 def test_a_lost_trial_withholds_the_pass_and_is_why() -> None:
