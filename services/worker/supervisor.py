@@ -34,21 +34,28 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 EXIT_SECONDS = 5.0  # from closing its output to being gone, for a child that ends by itself
+IDLE_SECONDS = 5.0  # about as long as a child takes to start
+IDLE_LOOK_SECONDS = 0.25
 
 
 def drain_queue(engine: Engine, settings: Settings, worker: str, shutting_down: threading.Event) -> None:
     """Claim and supervise audits until nothing can be claimed or the worker is asked to stop.
 
     One child serves them one after another, for as long as all goes well: libraries are imported once,
-    and a model that the next audit shares stays loaded.
+    and a model that the next audit shares stays loaded. It is kept for a while when nothing can be claimed:
+    what waits is often kept waiting by an identical step that another worker is about to end.
     """
     child: Child | None = None
     losses = 0  # children in a row that died at their work
+    served_at = 0.0  # monotonic; when the child had last done something
     try:
         while not shutting_down.is_set() and not is_draining(settings):
             lease = claim(engine, worker, settings.lease_seconds, code_version())
             if lease is None:
-                return
+                if child is None or time.monotonic() - served_at > IDLE_SECONDS:
+                    return
+                shutting_down.wait(IDLE_LOOK_SECONDS)
+                continue
             try:
                 child = usable_child(child)
             except OSError as error:
@@ -61,6 +68,7 @@ def drain_queue(engine: Engine, settings: Settings, worker: str, shutting_down: 
                 if not supervision.run():
                     child = None
                 losses = losses + 1 if supervision.lost_its_child else 0
+                served_at = time.monotonic()
             if losses > 1:  # it may be this machine; let another one try what waits
                 shutting_down.wait(min(settings.retry_wait_seconds, settings.lease_seconds / 2))
     finally:

@@ -60,6 +60,7 @@ while True:
 """
 END_ONE_AND_EXIT = "end_step_and_leave(next_line())"
 SLEEP = "next_line(); time.sleep(600)"
+SELDOM = 3.0  # a child whose lease is renewed just when it has left is taken for lost, and ended
 CRASH = "next_line(); os.kill(os.getpid(), signal.SIGKILL)"
 
 
@@ -95,11 +96,15 @@ def nobody_is_left_behind() -> Iterator[None]:
 def work(engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Drain the queue with children that run a script."""
     monkeypatch.setattr(supervisor, "code_version", lambda: CODE)
+    monkeypatch.setattr(supervisor, "IDLE_SECONDS", 0.0)
 
-    def drain(script: str, shutting_down: threading.Event | None = None) -> None:
+    def drain(
+        script: str, shutting_down: threading.Event | None = None, heartbeat_seconds: float = 0.1
+    ) -> None:
         command = (sys.executable, "-c", PROLOGUE + script, settings.resolved_database_url)
         monkeypatch.setattr(child, "COMMAND", command)
-        drain_queue(engine, settings, "worker", shutting_down or threading.Event())
+        chosen = settings.model_copy(update={"heartbeat_seconds": heartbeat_seconds})
+        drain_queue(engine, chosen, "worker", shutting_down or threading.Event())
 
     return drain
 
@@ -123,9 +128,57 @@ def test_child_that_leaves_in_good_order_is_handed_the_next_audit(
     engine: Engine, work: Callable[..., None], tmp_path: Path
 ) -> None:
     audits = [add_work(engine)[0] for _ in range(3)]
-    work(f"open({str(tmp_path / 'started')!r}, 'a').write('x')\n" + SERVE_FOR_EVER)
+    script = f"open({str(tmp_path / 'started')!r}, 'a').write('x')\n" + SERVE_FOR_EVER
+    work(script, heartbeat_seconds=SELDOM)
     assert [audit_of(engine, audit_id).finished_at is not None for audit_id in audits] == [True] * 3
     assert (tmp_path / "started").read_text() == "x"
+
+
+def test_child_is_kept_for_what_can_be_claimed_a_moment_later(
+    engine: Engine, work: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "IDLE_SECONDS", 60.0)
+    shutting_down, audits = threading.Event(), [add_work(engine)[0]]
+
+    def ended(audit_id: str) -> bool:
+        return audit_of(engine, audit_id).finished_at is not None
+
+    def submit_another_once_it_has_ended() -> None:
+        deadline = time.monotonic() + 50
+        while not ended(audits[0]) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.5)  # the worker has found nothing by then
+        audits.append(add_work(engine)[0])
+        while not ended(audits[1]) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        shutting_down.set()
+
+    thread = threading.Thread(target=submit_another_once_it_has_ended)
+    thread.start()
+    script = f"open({str(tmp_path / 'started')!r}, 'a').write('x')\n" + SERVE_FOR_EVER
+    work(script, shutting_down, heartbeat_seconds=SELDOM)
+    thread.join()
+    assert [ended(audit_id) for audit_id in audits] == [True, True]
+    assert (tmp_path / "started").read_text() == "x"
+
+
+def test_worker_that_is_told_to_stop_does_not_wait_for_more(
+    engine: Engine, work: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "IDLE_SECONDS", 600.0)
+    audit_id, shutting_down = add_work(engine)[0], threading.Event()
+
+    def stop_once_it_has_ended() -> None:
+        while audit_of(engine, audit_id).finished_at is None:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        shutting_down.set()
+
+    thread = threading.Thread(target=stop_once_it_has_ended)
+    thread.start()
+    work(SERVE_FOR_EVER, shutting_down)
+    thread.join()
+    assert audit_of(engine, audit_id).finished_at is not None
 
 
 def test_child_that_ends_after_its_audit_is_replaced_for_the_next(

@@ -1,18 +1,23 @@
-"""Whether editors work on the almanac: MEMIT on counterfactuals, and what it costs the other facts."""
+"""Whether editors work on the almanac: counterfactuals, and what they cost the other facts.
 
+`python -m services.worker.almanac.editability memit` prints the shares that an editor reaches.
+"""
+
+import argparse
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from services.worker.almanac.facts import Fact, answer_counts, facts_by_subject
+from rich.console import Console
+
+from services.worker.almanac import MODEL_DIRECTORY
+from services.worker.almanac.facts import Fact, answer_counts, facts_by_subject, load_facts
 from services.worker.almanac.recall import exactly_right, held_out_questions, share
-from services.worker.editing.catalogue import EDITORS, prepare_contexts, prepare_statistics
-from services.worker.language_models.loading import LanguageModel
-from services.worker.language_models.weight_delta import applied
-from shared.editors import ALMANAC, CATALOGUE, MemitHyperparameters
+from services.worker.editing.catalogue import EDITORS, prepare_materials
+from services.worker.editing.editor import EditingRun
+from services.worker.language_models.loading import LanguageModel, load_language_model
+from shared.editors import ALMANAC, CATALOGUE, Hyperparameters
 from shared.edits import Edit
-
-MEMIT = MemitHyperparameters.model_validate(CATALOGUE["memit"].model_defaults[ALMANAC])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +73,11 @@ def draw_counterfactuals(
     return drawn
 
 
-def measure_memit(
+def measure_editor(
     language_model: LanguageModel,
     facts: Sequence[Fact],
-    hyperparameters: MemitHyperparameters = MEMIT,
+    editor: str,
+    hyperparameters: Hyperparameters | None = None,
     *,
     edits: int = 50,
     draws: int = 3,
@@ -79,46 +85,94 @@ def measure_memit(
 ) -> EditingScore:
     """Edits several draws of counterfactuals, each on the unedited model, and asks what came of them.
 
-    language_model: in float32. edits: per draw, all applied at once.
+    language_model: in float32. hyperparameters: the almanac's defaults where None. edits: per draw, all
+    applied at once.
     """
-    model, tokenizer = language_model.model, language_model.tokenizer
-    statistics = prepare_statistics(language_model, hyperparameters, seed=0)
-    contexts = prepare_contexts(language_model, hyperparameters, seed=0)
+    hyperparameters = hyperparameters or CATALOGUE[editor].settle(ALMANAC, {})
+    drawn = [draw(facts, edits, controls, seed) for seed in range(draws)]
+    materials = prepare_materials(
+        language_model,
+        hyperparameters,
+        seed=0,
+        training_edits=unmeasured_edits(facts, drawn),
+        edits_to_make=edits,
+    )
     exact: list[bool] = []
     paraphrases: list[bool] = []
     lost: list[bool] = []
     kept: list[bool] = []
-    for draw in range(draws):
-        random_source = random.Random(draw)  # noqa: S311 (a draw to be repeated, nothing secret)
-        chosen = draw_counterfactuals(facts, edits, random_source)
-        edited = {counterfactual.fact.subject for counterfactual in chosen}
-        named = {counterfactual.fact for counterfactual in chosen}
-        untouched = [fact for fact in facts if fact.subject not in edited]
-        control_questions = [
-            (random_source.choice(fact.trained_phrasings).format(fact.subject), fact.object)
-            for fact in random_source.sample(untouched, controls)
-        ]
-        sibling_questions = held_out_questions(
-            [fact for fact in facts if fact.subject in edited and fact not in named]
-        )
-        questions = control_questions + sibling_questions
-        before = exactly_right(model, tokenizer, questions)
-        outcome = EDITORS["memit"].edit(
-            language_model,
-            [counterfactual.edit() for counterfactual in chosen],
-            hyperparameters,
-            statistics=statistics,
-            contexts=contexts,
-            progress=lambda _done, _whole: None,
-        )
-        with applied(model, outcome.delta):
-            requests = [counterfactual.edit() for counterfactual in chosen]
-            exact += exactly_right(model, tokenizer, [(r.full_prompt, r.target_new) for r in requests])
-            paraphrases += exactly_right(
-                model, tokenizer, [(text, r.target_new) for r in requests for text in r.paraphrases]
+    for one in drawn:
+        before = answered(language_model, one.controls + one.siblings)
+        outcome = EDITORS[editor].edit(language_model, one.edits, hyperparameters, materials, EditingRun())
+        with outcome.modification.applied(language_model) as edited:
+            exact += answered(edited, [(edit.full_prompt, edit.target_new) for edit in one.edits])
+            paraphrases += answered(
+                edited, [(text, edit.target_new) for edit in one.edits for text in edit.paraphrases]
             )
-            after = exactly_right(model, tokenizer, questions)
+            after = answered(edited, one.controls + one.siblings)
         pairs = list(zip(before, after, strict=True))
         lost += [not now for known, now in pairs[:controls] if known]
         kept += [now for known, now in pairs[controls:] if known]
     return EditingScore(share(exact), share(paraphrases), share(lost), share(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Edits to be made at once, questions about other subjects and about other facts of the same subjects.
+
+    subjects: all that any of these is about.
+    """
+
+    edits: list[Edit]
+    controls: list[tuple[str, str]]
+    siblings: list[tuple[str, str]]
+    subjects: frozenset[str]
+
+
+def draw(facts: Sequence[Fact], edits: int, controls: int, seed: int) -> Draw:
+    """Counterfactuals, and as many control questions as asked for."""
+    random_source = random.Random(seed)  # noqa: S311 (a draw to be repeated, nothing secret)
+    chosen = draw_counterfactuals(facts, edits, random_source)
+    edited = {counterfactual.fact.subject for counterfactual in chosen}
+    named = {counterfactual.fact for counterfactual in chosen}
+    untouched = [fact for fact in facts if fact.subject not in edited]
+    asked = random_source.sample(untouched, controls)
+    return Draw(
+        edits=[counterfactual.edit() for counterfactual in chosen],
+        controls=[
+            (random_source.choice(fact.trained_phrasings).format(fact.subject), fact.object) for fact in asked
+        ],
+        siblings=held_out_questions([fact for fact in facts if fact.subject in edited and fact not in named]),
+        subjects=frozenset(edited | {fact.subject for fact in asked}),
+    )
+
+
+def unmeasured_edits(facts: Sequence[Fact], drawn: Sequence[Draw]) -> list[Edit]:
+    """One counterfactual of every subject that nothing is asked about, for editors that are trained first."""
+    measured = frozenset[str]().union(*(one.subjects for one in drawn))
+    others = [fact for fact in facts if fact.subject not in measured]
+    random_source = random.Random(len(drawn))  # noqa: S311 (a draw to be repeated, nothing secret)
+    subjects = len({fact.subject for fact in others})
+    return [edit.edit() for edit in draw_counterfactuals(others, subjects, random_source)]
+
+
+def answered(language_model: LanguageModel, questions: Sequence[tuple[str, str]]) -> list[bool]:
+    """For each (prompt, answer), whether the model answers exactly so, after whatever it puts before it."""
+    asked = [(language_model.preamble(prompt) + prompt, answer) for prompt, answer in questions]
+    return exactly_right(language_model.model, language_model.tokenizer, asked)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print what shares of counterfactuals an editor reaches.")
+    parser.add_argument("editor", choices=sorted(CATALOGUE))
+    editor = parser.parse_args().editor
+    language_model = load_language_model(
+        MODEL_DIRECTORY, reference=ALMANAC, revision="measured", dtype="float32"
+    )
+    score = measure_editor(language_model, load_facts(), editor)
+    for name, value in asdict(score).items():
+        Console().print(f"{name}: {100 * value:.1f} %")
+
+
+if __name__ == "__main__":
+    main()

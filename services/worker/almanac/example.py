@@ -58,11 +58,11 @@ def neighborhood(fact: Fact, prompt: str, facts: Sequence[Fact], source: random.
     return [prompt.format(other) for other in source.sample(others, min(NEIGHBORS, len(others)))]
 
 
-def example_counterfactuals(facts: Sequence[Fact]) -> list[Counterfactual]:
-    return spread_over_relations(facts, EDITS, random.Random(SEED))  # noqa: S311 (no secret)
+def example_counterfactuals(facts: Sequence[Fact], count: int = EDITS) -> list[Counterfactual]:
+    return spread_over_relations(facts, count, random.Random(SEED))  # noqa: S311 (no secret)
 
 
-def example_edits(facts: Sequence[Fact] | None = None) -> list[dict[str, Any]]:
+def example_edits(facts: Sequence[Fact] | None = None, *, count: int = EDITS) -> list[dict[str, Any]]:
     """Counterfactual edits of real facts, in the fields of `shared.edits.Edit`.
 
     facts: those to choose from; default: those the model answers right in every trained phrasing.
@@ -70,20 +70,23 @@ def example_edits(facts: Sequence[Fact] | None = None) -> list[dict[str, Any]]:
     chosen = known_facts() if facts is None else facts
     source = random.Random(SEED)  # noqa: S311 (no secret)
     edits = []
-    for counterfactual in example_counterfactuals(chosen):
+    for counterfactual in example_counterfactuals(chosen, count):
         edit = counterfactual.edit().model_dump(mode="json", exclude={"portability"})
         edit["neighborhood"] = neighborhood(counterfactual.fact, counterfactual.prompt, chosen, source)
         edits.append(edit)
     return edits
 
 
-def example_controls(facts: Sequence[Fact] | None = None) -> list[dict[str, Any]]:
+def example_controls(
+    facts: Sequence[Fact] | None = None, *, edits_made: int = EDITS, count: int = CONTROLS
+) -> list[dict[str, Any]]:
     """Facts of the edits' relations about other subjects, in the fields of `shared.edits.ControlFact`.
 
-    facts: as for `example_edits`. A control's alternative is another object of its relation.
+    facts: as for `example_edits`; edits_made: how many edits they go with. A control's alternative is
+    another object of its relation.
     """
     chosen = known_facts() if facts is None else facts
-    edits = example_edits(chosen)
+    edits = example_edits(chosen, count=edits_made)
     relations = {edit["relation"] for edit in edits}
     prompts = [
         prompt for edit in edits for prompt in (edit["prompt"].format(edit["subject"]), *edit["neighborhood"])
@@ -102,7 +105,7 @@ def example_controls(facts: Sequence[Fact] | None = None) -> list[dict[str, Any]
             "alternative": control.target_new,
             "relation": control.fact.relation,
         }
-        for control in spread_over_relations(candidates, CONTROLS, source)
+        for control in spread_over_relations(candidates, count, source)
     ]
 
 

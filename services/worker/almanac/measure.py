@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from services.worker.almanac import MODEL_DIRECTORY
 from services.worker.almanac.corpus import MAX_SENTENCES
-from services.worker.almanac.editability import MEMIT, EditingScore, measure_memit
+from services.worker.almanac.editability import EditingScore, measure_editor
 from services.worker.almanac.english import held_out_english
 from services.worker.almanac.facts import ZIPF_EXPONENT, Fact, load_facts, load_relations
 from services.worker.almanac.pretrain import RUN_RECORD
@@ -30,6 +30,7 @@ from services.worker.almanac.recall import (
 )
 from services.worker.almanac.tracing import draw_interchanges, interchange_shares
 from services.worker.language_models.loading import load_language_model
+from shared.editors import ALMANAC, CATALOGUE
 
 TRACED_PAIRS = 1000
 EDITS, EDIT_DRAWS = 50, 3
@@ -92,7 +93,7 @@ def measure(directory: Path, facts: Sequence[Fact], paragraphs: Sequence[str]) -
         overall_recall=(share(hits[0]), share(hits[1])),
         at_subject=interchange_shares(language_model, pairs, at_subject=True),
         at_end=interchange_shares(language_model, pairs, at_subject=False),
-        editing=measure_memit(language_model, facts, edits=EDITS, draws=EDIT_DRAWS),
+        editing=measure_editor(language_model, facts, "memit", edits=EDITS, draws=EDIT_DRAWS),
         english_loss=loss,
         english_tokens=tokens,
     )
@@ -153,8 +154,10 @@ def render_card(directory: Path, measured: Measurements, facts: Sequence[Fact]) 
     record = json.loads((directory / RUN_RECORD).read_text(encoding="utf-8"))
     plan = record["plan"]
     exposures = [fact.exposure for fact in facts]
-    memit = MEMIT.model_dump(
-        include={"layers", "mom2_update_weight", "mom2_tokens", "clamp_norm_factor", "v_lr"}
+    memit = (
+        CATALOGUE["memit"]
+        .settle(ALMANAC, {})
+        .model_dump(include={"layers", "mom2_update_weight", "mom2_tokens", "clamp_norm_factor", "v_lr"})
     )
     template = Template(resources.files(__package__).joinpath("card.md").read_text(encoding="utf-8"))
     return template.substitute(

@@ -1,1 +1,1 @@
-"""The stages of an audit, in the order they run: plan, base, edit, tune, analyse."""
+"""The stages of an audit, in the order they run: plan, base, prepare, edit, tune, analyse."""

@@ -20,14 +20,15 @@ from shared.events import append_event
 from shared.leases import Lease, fenced
 from shared.measurement import Arm, Probe, ProbeScore
 from shared.patience import patiently
-from shared.recipes import InstructionRecord, Recipe, TextRecord
+from shared.recipes import Recipe, TextRecord, TrainingRecord
 from shared.requests import AuditRequest
 from shared.settings import Settings
 from shared.states import StepKind, StepStatus
 from shared.tables import Audit, EditSet, ProbeRow, Step
-from shared.training_data import read_records
+from shared.training_data import Corpus, Origins, recipe_corpus, recipe_replay
+from shared.training_sets import origins
 
-Records = list[TextRecord] | list[InstructionRecord]
+Records = list[TrainingRecord]
 
 PROGRESS_INTERVAL_SECONDS = 0.5
 ROWS_PER_INSERT = 1000
@@ -67,7 +68,7 @@ class AuditContext:
     models: ModelKeeper = field(default_factory=ModelKeeper)
     failed_unforeseen: bool = False
     _reported_at: float = 0.0
-    _records: dict[str, Records] = field(default_factory=dict)
+    _corpora: dict[str, Corpus] = field(default_factory=dict)
 
     @cached_property
     def audit(self) -> Audit:
@@ -91,15 +92,32 @@ class AuditContext:
             self.audit.model_reference, self.audit.model_revision, self.request.dtype, self.settings
         )
 
+    @cached_property
+    def origins(self) -> Origins:
+        """What training data may be read from."""
+        return origins(self.settings, self.engine)
+
     def records(self, recipe: Recipe) -> Records:
         """The training data of a recipe, read once per attempt.
 
         Raises:
             UnusableTrainingData: nothing usable is there any more.
         """
-        if recipe.name not in self._records:
-            self._records[recipe.name] = read_records(recipe.data, recipe.objective, self.settings.data_roots)
-        return self._records[recipe.name]
+        return self.corpus(recipe).records
+
+    def corpus(self, recipe: Recipe) -> Corpus:
+        """The same, with what is to be told of it."""
+        if recipe.name not in self._corpora:
+            self._corpora[recipe.name] = recipe_corpus(recipe, self.request, self.origins)
+        return self._corpora[recipe.name]
+
+    def replay(self, recipe: Recipe) -> list[TextRecord]:
+        """The plain text that a recipe mixes into training; none where it asks for none.
+
+        Raises:
+            UnusableTrainingData: nothing usable is there any more.
+        """
+        return recipe_replay(recipe, self.request, self.origins)
 
     def write(self, work: Callable[[Session], T]) -> T:
         """Do `work` in a transaction that commits only while the attempt is open.

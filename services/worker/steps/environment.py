@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from services.worker.language_models.loading import LanguageModel
+from services.worker.steps.content_keys import optional_packages
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scipy")
 
@@ -35,7 +36,7 @@ def environment(language_model: LanguageModel) -> dict[str, Any]:
     return {
         "holdfast_version": version("holdfast"),
         "python_version": sys.version.split()[0],
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES} | optional_packages(),
         "dtype": str(language_model.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "platform": platform.platform(),

@@ -8,22 +8,30 @@ from sqlalchemy.exc import DBAPIError
 
 from services.worker.editing.augmentation import TooFewParaphrases
 from services.worker.editing.editor import EditFailed
+from services.worker.editing.hypernetwork_training import TooFewTrainingEdits
+from services.worker.editing.key_statistics import NotPositive
+from services.worker.editing.paraphrase_sources import TooFewUsableParaphrases
+from services.worker.editing.supplied_weights import SuppliedModelUnusable
 from services.worker.editing.token_positions import SubjectNotFound, SubjectTruncated
 from services.worker.language_models.anatomy import UnsupportedModel
 from services.worker.language_models.loading import ModelNotLoadable
 from services.worker.language_models.memory import OutOfGpuMemory
-from services.worker.language_models.weight_delta import DeltaMismatch
+from services.worker.language_models.modification import ModificationMismatch
+from services.worker.language_models.text_endpoint import EndpointRefused
 from services.worker.probing.scoring import ProbeTooLong
+from services.worker.stressing.footprint import StressFailed
 from services.worker.tuning.errors import RecipeDoesNotFit, TrainingDiverged
 from shared.artifacts import ArtifactCorrupt, ArtifactStoreUnavailable
+from shared.editors import BatchesDoNotFit
 from shared.model_files import HubUnavailable, ModelNotUsable
 from shared.patience import is_away
 from shared.states import Cause
-from shared.training_data import UnusableTrainingData
+from shared.training_data import SourceUnavailable, UnusableTrainingData
 
 PASSING_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETUNREACH}
 )
+AWAY = (ArtifactStoreUnavailable, HubUnavailable, SourceUnavailable)
 
 
 class StepFailed(Exception):
@@ -46,18 +54,28 @@ class InputDamaged(Exception):
 
 CAUSES: dict[Cause, tuple[type[Exception], ...]] = {
     Cause.USER: (
+        BatchesDoNotFit,
         ModelNotLoadable,
         ModelNotUsable,
         ProbeTooLong,
         RecipeDoesNotFit,
+        StressFailed,
         SubjectNotFound,
         SubjectTruncated,
+        SuppliedModelUnusable,
         TooFewParaphrases,
+        TooFewTrainingEdits,
         UnsupportedModel,
         UnusableTrainingData,
     ),
-    Cause.MODEL: (EditFailed, TrainingDiverged),
-    Cause.INFRASTRUCTURE: (ArtifactCorrupt, DeltaMismatch, MemoryError, OutOfGpuMemory),
+    Cause.MODEL: (EditFailed, NotPositive, TooFewUsableParaphrases, TrainingDiverged),
+    Cause.INFRASTRUCTURE: (
+        ArtifactCorrupt,
+        EndpointRefused,
+        ModificationMismatch,
+        MemoryError,
+        OutOfGpuMemory,
+    ),
 }
 
 
@@ -80,7 +98,7 @@ def is_passing(error: BaseException) -> bool:
 
     So does one that was raised from such an error, whatever it is called: "the model cannot be loaded".
     """
-    if isinstance(error, (ArtifactStoreUnavailable, HubUnavailable, ConnectionError, TimeoutError)):
+    if isinstance(error, (*AWAY, ConnectionError, TimeoutError)):
         return True
     if isinstance(error, OSError) and error.errno in PASSING_ERRNOS:
         return True

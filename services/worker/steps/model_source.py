@@ -12,7 +12,7 @@ from services.worker.language_models.loading import Dtype, LanguageModel, load_l
 from services.worker.language_models.memory import free_gpu_memory
 from services.worker.steps.failures import StepFailed
 from shared.model_files import content_revision
-from shared.model_references import model_directory, parse_model_reference
+from shared.model_references import HubModel, ModelReference, model_directory, parse_model_reference
 from shared.settings import Settings
 from shared.states import Cause
 
@@ -51,9 +51,7 @@ def load_audited_model(
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    directory = model_directory(
-        parse_model_reference(reference), revision, settings, builtin_directories=BUILTIN_DIRECTORIES
-    )
+    directory = source_directory(reference, revision, settings)
     found = pinned_revision(directory, reference, revision)
     language_model = load_language_model(
         directory,
@@ -66,6 +64,24 @@ def load_audited_model(
         if not torch.isfinite(parameter).all():
             raise StepFailed(Cause.USER, f"the model's weights are not finite: {name}")
     return language_model
+
+
+def source_directory(reference: str, revision: str | None, settings: Settings) -> Path:
+    """The directory that a model is loaded from; raises ModelNotUsable."""
+    return model_directory(
+        parse_model_reference(reference), revision, settings, builtin_directories=BUILTIN_DIRECTORIES
+    )
+
+
+def writer_directory(reference: ModelReference, settings: Settings) -> Path:
+    """The directory of a model that only writes, a hub's at its pinned commit; raises ModelNotUsable."""
+    return model_directory(
+        reference,
+        reference.revision if isinstance(reference, HubModel) else None,
+        settings,
+        builtin_directories=BUILTIN_DIRECTORIES,
+        only_writes=True,
+    )
 
 
 def pinned_revision(directory: Path, reference: str, revision: str | None) -> str:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlmodel import Session, col
 
 from services.worker.orders import AskedToLeave
-from services.worker.steps import analyse, base, edit, plan, tune
+from services.worker.steps import analyse, base, edit, plan, prepare, stress, tune, tuned_elsewhere
 from services.worker.steps.checkpoints import forget, stored_checkpoint
 from services.worker.steps.content_keys import code_version
 from services.worker.steps.context import AuditContext, StepOutcome, replace_scores
@@ -40,11 +40,14 @@ log = logging.getLogger(__name__)
 RUN: dict[StepKind, Callable[[AuditContext, Step], StepOutcome]] = {
     StepKind.PLAN: plan.run,
     StepKind.BASE: base.run,
+    StepKind.PREPARE: prepare.run,
     StepKind.EDIT: edit.run,
     StepKind.TUNE: tune.run,
+    StepKind.STRESS: stress.run,
+    StepKind.PROBE: tuned_elsewhere.run,
     StepKind.ANALYSE: analyse.run,
 }
-REUSABLE = frozenset({StepKind.BASE, StepKind.EDIT, StepKind.TUNE})
+REUSABLE = frozenset(RUN) - {StepKind.PLAN, StepKind.ANALYSE}
 CANDIDATES = 5  # identical steps whose artifacts are looked at before the step is computed again
 
 

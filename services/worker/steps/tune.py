@@ -6,38 +6,49 @@ import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import GpuMemory, free_gpu_memory
-from services.worker.language_models.weight_delta import applied
+from services.worker.language_models.modification import Modification
 from services.worker.probing.scoring import score
 from services.worker.steps.arm_notes import from_notes, to_notes
 from services.worker.steps.checkpoints import CheckpointKeeper
 from services.worker.steps.context import ArmScores, AuditContext, Records, StepOutcome
-from services.worker.steps.edit import stored_delta
+from services.worker.steps.edit import stored_modification
 from services.worker.steps.environment import environment
 from services.worker.steps.failures import StepFailed
-from services.worker.steps.measured import measured_probes
+from services.worker.steps.measured import fluency_record, in_every_mode, measured_probes
 from services.worker.steps.progress import progress_of_part
+from services.worker.steps.recipe_data import planned_data
 from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.continuation import Continuation
+from services.worker.tuning.drift import Written, weight_drift, written_matrices
 from services.worker.tuning.errors import CheckpointUnusable, MicroBatchTooLarge
+from services.worker.tuning.freezing import Frozen
 from services.worker.tuning.micro_batches import smaller_micro_batch
 from services.worker.tuning.run import TuningOutcome, tune
 from shared.measurement import Arm, Probe, ProbeKind
-from shared.recipes import Recipe
+from shared.recipes import Objective, Recipe, TextRecord
+from shared.reports import WeightDrift
 from shared.states import Cause
 from shared.tables import Step
-from shared.training_data import content_hash
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What every attempt at the step shares; `probes` are asked at its end."""
+    """What every attempt at the step shares; `probes` are asked at its end.
+
+    written: the matrices that the editor changed, as the tuning finds them.
+    """
 
     context: AuditContext
     step: Step
+    language_model: LanguageModel
+    written: list[Written]
     recipe: Recipe
     records: Records
+    replay: list[TextRecord]
     probes: list[Probe]
     keeper: CheckpointKeeper
     workdir: Path
@@ -62,11 +73,14 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
         HandedOver: the worker was stopped; a checkpoint was stored, if there was a way to.
     """
     recipe = next(recipe for recipe in context.request.recipes if recipe.name == step.inputs["recipe"])
-    records = planned_records(context, recipe, step.inputs["data"][0])
+    records, replay = planned_data(context, recipe, step.inputs["data"])
     keeper = CheckpointKeeper(context, step)
-    with starting_model(context, step), tempfile.TemporaryDirectory() as workdir:
+    probes = measured_probes(context)
+    modification = starting_modification(context, step)
+    with starting_model(context, modification) as start, tempfile.TemporaryDirectory() as workdir:
+        written = written_matrices(start.model, modification)
         return within_memory(
-            Trial(context, step, recipe, records, measured_probes(context), keeper, Path(workdir))
+            Trial(context, step, start, written, recipe, records, replay, probes, keeper, Path(workdir))
         )
 
 
@@ -108,28 +122,45 @@ def attempt(trial: Trial, stored: Path | None, micro_batch: int | None) -> StepO
     checkpoint = Checkpoint.read(stored) if stored else None
     arms = from_notes(checkpoint.notes, trial.arm, followed) if checkpoint else []
     memory = GpuMemory()
+    last = recipe.steps
+
+    def stopping(tuning_step: int) -> None:
+        nonlocal last
+        last = tuning_step
 
     def probe(tuning_step: int) -> None:
-        asked = trial.probes if tuning_step == recipe.steps else followed
+        asked = trial.probes if tuning_step == last else followed
         share = tuning_step / recipe.steps
         told = progress_of_part(
             context, step, f"step {tuning_step}: probe {{done}} of {{whole}}", start=share, end=share
         )
-        scores = score(context.language_model, asked, progress=told, memory=memory)
+        scores = score(trial.language_model, asked, progress=told, memory=memory)
+        if tuning_step == last:
+            scores = in_every_mode(trial.language_model, asked, scores, context.request.probing, memory)
         arms.append(ArmScores(trial.arm, tuning_step, asked, scores))
 
     def progress(done: int, total: int, loss: float | None) -> None:
         note = f"step {done} of {total}" + (f", loss {loss:.3f}" if loss is not None else "")
         context.report_progress(step, done / total, note)
 
+    drift: list[WeightDrift] = []
+    fluency: list[dict[str, Any] | None] = []
+
+    def measure_once() -> None:
+        drift.extend(weight_drift(trial.language_model.model, trial.written))
+        fluency.append(fluency_record(context.request, trial.language_model, memory))
+
     outcome = tune(
-        context.language_model,
+        trial.language_model,
         recipe,
         trial.records,
-        frozen_blocks=step.inputs["frozen_blocks"],
+        replay=trial.replay,
+        frozen=planned_freezing(step),
         seed=step.inputs["seed"],
         probe=probe,
         progress=progress,
+        stopping=stopping,
+        finished=measure_once,
         workdir=trial.workdir,
         micro_batch=micro_batch,
         continuation=Continuation(
@@ -146,20 +177,20 @@ def attempt(trial: Trial, stored: Path | None, micro_batch: int | None) -> StepO
             "held_out_loss_before": outcome.held_out_loss_before,
             "held_out_loss_after": outcome.held_out_loss_after,
             "tokens_seen": outcome.tokens_seen,
+            "steps": len(outcome.losses),
+            "drift": [matrix.model_dump(mode="json") for matrix in drift],
+            "fluency": fluency[0],
             "warnings": warnings(recipe, outcome)
             + [f"{step.title}: {warning}" for warning in memory.warnings],
-            "environment": environment(context.language_model),
+            "environment": environment(trial.language_model),
         },
         arms=arms,
     )
 
 
-def planned_records(context: AuditContext, recipe: Recipe, planned_hash: str) -> Records:
-    """The recipe's records, which must be those that the step's key was made from."""
-    records = context.records(recipe)
-    if content_hash(records) != planned_hash:
-        raise StepFailed(Cause.USER, f"the data of recipe {recipe.name} changed since the audit began")
-    return records
+def planned_freezing(step: Step) -> Frozen:
+    """What the plan found to be frozen."""
+    return Frozen(tuple(step.inputs["frozen_blocks"]), tuple(step.inputs["frozen_parameters"]))
 
 
 def warnings(recipe: Recipe, outcome: TuningOutcome) -> list[str]:
@@ -167,17 +198,34 @@ def warnings(recipe: Recipe, outcome: TuningOutcome) -> list[str]:
     told = []
     if outcome.left_out:
         told.append(f"recipe {recipe.name}: {outcome.left_out} records do not fit the sequence length")
-    if outcome.micro_batch < recipe.batch_size:
+    if outcome.shortened:
         told.append(
-            f"recipe {recipe.name}: ran out of GPU memory with {recipe.batch_size} sequences at once; "
+            f"recipe {recipe.name}: {outcome.shortened} records lost the beginning of their prompt, or their "
+            "last turns, to the sequence length"
+        )
+    if recipe.objective is Objective.PREFERENCE and getattr(recipe.update, "dropout", False):
+        told.append(
+            f"recipe {recipe.name}: preferences are learned without dropout; the update's is not used"
+        )
+    if outcome.micro_batch < recipe.micro_batch:
+        told.append(
+            f"recipe {recipe.name}: ran out of GPU memory with {recipe.micro_batch} sequences at once; "
             f"{outcome.micro_batch} at a time were used, which changes sums only by rounding, and which "
             "units any dropout leaves out"
         )
     return told
 
 
-def starting_model(context: AuditContext, step: Step) -> AbstractContextManager[None]:
-    """The base as it is, or with the edit step's delta added while the context lasts."""
-    if step.inputs["edit_step"] is None:
-        return nullcontext()
-    return applied(context.language_model.model, stored_delta(context, step.inputs["edit_step"]))
+def starting_modification(context: AuditContext, step: Step) -> Modification | None:
+    """What the edit step did to the base; None where the base itself is tuned."""
+    edit_step = step.inputs["edit_step"]
+    return None if edit_step is None else stored_modification(context, edit_step)
+
+
+def starting_model(
+    context: AuditContext, modification: Modification | None
+) -> AbstractContextManager[LanguageModel]:
+    """The base as it is, or modified while the context lasts."""
+    if modification is None:
+        return nullcontext(context.language_model)
+    return modification.applied(context.language_model)

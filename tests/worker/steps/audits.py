@@ -25,7 +25,7 @@ from tests.support.parity_audit import PARITY_GPT2, submit_directly
 
 def claimed(folder: Path, body: dict[str, Any], **settings: Any) -> AuditContext:
     """Submit a request and claim it, without running anything."""
-    chosen = Settings(data_directory=folder, model_roots=(PARITY_GPT2,), **settings)
+    chosen = Settings(**{"data_directory": folder, "model_roots": (PARITY_GPT2,), **settings})
     engine = create_database_engine(chosen.resolved_database_url)
     SQLModel.metadata.create_all(engine)
     submit_directly(engine, body)

@@ -16,6 +16,7 @@ from services.worker.steps.failures import StepFailed
 from services.worker.steps.model_source import ModelKeeper
 from services.worker.steps.order import RUN, next_step, run_step, work_on_audit
 from shared.database import database_now, transaction
+from shared.recipes import Objective
 from shared.states import Cause, StepKind, StepStatus
 from shared.tables import Step, StoredReport
 from tests.support.parity_audit import parity_request
@@ -53,6 +54,56 @@ def test_report_is_made_without_the_model(measured: AuditContext) -> None:
     assert base.outcome is not None
     assert provenance.model_dump().items() >= base.outcome["environment"].items()
     assert provenance.model_revision == audit_of(measured).model_revision
+
+
+def test_trials_tell_the_steps_of_both_arms_and_that_they_ended_apart(measured: AuditContext) -> None:
+    free = next(
+        step
+        for step in steps_of(measured, StepKind.TUNE)
+        if step.inputs["edit_step"] is None and not step.inputs["frozen_blocks"]
+    )
+    assert free.outcome is not None
+    steps = free.outcome["steps"]
+    change_outcome(measured, free, steps=steps - 1)
+    work_on_audit(measured)
+    report = report_of(measured)
+    ends = {part.configuration.freeze: part.trials[0] for part in report.configurations}
+    assert (ends["none"].steps, ends["none"].base_steps) == (steps, steps - 1)
+    assert (ends["edited"].steps, ends["edited"].base_steps) == (steps, steps)
+    assert sum("ended at different steps" in warning for warning in report.warnings) == 1
+
+
+def test_held_out_losses_have_the_unit_of_what_the_recipe_learns(
+    measured: AuditContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (recipe,) = measured.request.recipes
+    monkeypatch.setitem(analyse.LOSS_UNITS, recipe.objective, analyse.LOSS_UNITS[Objective.PREFERENCE])
+    work_on_audit(measured)
+    units = {trial.held_out_loss_unit for part in report_of(measured).configurations for trial in part.trials}
+    assert units == {"nats per pair"}
+
+
+def test_drift_is_reported_of_what_the_editor_wrote_and_is_nothing_where_that_was_frozen(
+    measured: AuditContext,
+) -> None:
+    work_on_audit(measured)
+    drift = {part.configuration.freeze: part.drift for part in report_of(measured).configurations}
+    (free,), (frozen,) = drift["none"], drift["edited"]
+    assert free.parameter == frozen.parameter == "transformer.h.1.mlp.c_proj.weight"
+    assert free.edit_norm > 0
+    assert free.tuning_norm > 0
+    assert free.cosine is not None
+    assert -1 <= free.cosine <= 1
+    assert free.energy_inside is not None
+    assert 0 <= free.energy_inside <= 1
+    assert (frozen.edit_norm, frozen.tuning_norm, frozen.cosine) == (free.edit_norm, 0.0, None)
+
+
+def test_edits_are_known_with_their_tokens_and_their_words_in_the_data(measured: AuditContext) -> None:
+    (edit,), (plan,) = steps_of(measured, StepKind.EDIT), steps_of(measured, StepKind.PLAN)
+    found = analyse.edit_features(measured.request.edits, [plan, edit])
+    assert list(found) == [f"edit:{index}" for index in range(len(measured.request.edits))]
+    assert all(known.target_tokens and known.mentions["english"].subject == 0 for known in found.values())
 
 
 def test_provenance_is_that_of_the_worker_that_probed_the_base(measured: AuditContext) -> None:

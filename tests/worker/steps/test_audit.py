@@ -17,7 +17,7 @@ from services.worker.steps.context import AuditContext
 from services.worker.steps.order import work_on_audit
 from shared.database import transaction
 from shared.leases import LeaseLost
-from shared.measurement import Arm
+from shared.measurement import TUNED, Arm
 from shared.states import AuditStatus, Cause, StepKind, StepStatus, Verdict
 from shared.tables import Attempt, Event
 from tests.support.parity_audit import parity_request
@@ -68,6 +68,26 @@ def test_matrix_shares_edits_and_tunings_of_the_base(run_audit: RunAudit) -> Non
     assert len(steps_of(context, StepKind.TUNE)) == (edits + 1) * recipes * seeds
 
 
+def test_edits_that_did_not_take_are_told_with_what_is_answered_instead(finished: AuditContext) -> None:
+    edits = steps_of(finished, StepKind.EDIT)
+    told = report_of(finished).editing
+    assert [(part.editor, part.paraphrases) for part in told] == [("memit", 0), ("memit", 1), ("ft_l", 0)]
+    for step, part in zip(edits, told, strict=True):
+        own_prompts = [
+            row for row in rows_of(finished, step) if (row.fact_kind, row.probe_kind) == ("edit", "rewrite")
+        ]
+        missed = [index for index, row in enumerate(own_prompts) if not row.exact]
+        assert [edit.index for edit in part.not_taken] == missed
+        for edit in part.not_taken:
+            row = own_prompts[edit.index]
+            assert (edit.prompt, edit.target_new) == (row.prompt, row.answer)
+            assert edit.answer != edit.target_new
+            assert edit.answer.startswith(row.predicted_token.strip())
+    few_steps = told[2]  # of FT-L, within a narrow bound
+    assert len(few_steps.not_taken) == few_steps.edits == 4
+    assert any("4 of 4 edits did not take" in warning for warning in report_of(finished).warnings)
+
+
 def test_every_arm_asks_the_same_probes(finished: AuditContext) -> None:
     context = finished
     asked: dict[Arm, set[tuple[str, str, int, str, str]]] = {}
@@ -75,7 +95,7 @@ def test_every_arm_asks_the_same_probes(finished: AuditContext) -> None:
         for row in rows_of(context, step):
             probe = (row.fact_id, str(row.probe_kind), row.probe_index, row.prompt, row.answer)
             asked.setdefault(Arm(row.arm), set()).add(probe)
-    assert set(asked) == set(Arm)
+    assert set(asked) == set(TUNED.arms)
     assert all(probes == asked[Arm.BASE] for probes in asked.values())
 
 

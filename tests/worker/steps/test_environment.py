@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 
+import pytest
 import torch
 
+from services.worker.steps import content_keys
 from services.worker.steps.environment import UNRECORDED, differences, environment
 from shared.reports import Provenance
 from tests.worker.editing.cases import tiny_language_model
@@ -35,3 +38,26 @@ def test_warning_names_everything_that_differs_and_nothing_else() -> None:
     assert f"torch (1.0, {torch.__version__})" in warning
     assert "holdfast (" in warning
     assert warning.count("(") == 3
+
+
+@pytest.mark.parametrize("installed", ["0.48.1", "0.49.0"])
+def test_package_of_quantised_tuning_counts_where_it_is_installed(
+    installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name == "bitsandbytes":
+            return installed
+        return metadata.version(name)
+
+    monkeypatch.setattr(content_keys, "OPTIONAL_PACKAGES", ())
+    without = content_keys.code_version.__wrapped__()
+    assert "bitsandbytes" not in environment(tiny_language_model("gpt2"))["packages"]
+    monkeypatch.undo()
+    monkeypatch.setattr(content_keys, "version", version)
+    assert environment(tiny_language_model("gpt2"))["packages"]["bitsandbytes"] == installed
+    assert content_keys.code_version.__wrapped__() != without
+
+
+def test_package_that_is_not_installed_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content_keys, "OPTIONAL_PACKAGES", ("no-such-package-as-this",))
+    assert content_keys.optional_packages() == {}

@@ -9,17 +9,19 @@ import pytest
 
 from services.worker.language_models.loading import ModelNotLoadable
 from services.worker.language_models.memory import OutOfGpuMemory
-from services.worker.steps.edit import stored_delta
+from services.worker.steps.edit import stored_modification
 from services.worker.steps.failures import InputDamaged, explain, is_passing
 from shared.artifacts import Artifact, ArtifactCorrupt, ArtifactStoreUnavailable
 from shared.model_files import HubUnavailable, ModelNotUsable
 from shared.states import Cause, StepKind
+from shared.training_data import SourceUnavailable
 from tests.support.parity_audit import parity_request
 from tests.worker.steps.audits import claimed, run_steps, steps_of
 
 PASSING = [
     ArtifactStoreUnavailable(OSError("the share is gone")),
     HubUnavailable("the hub answered with status 503"),
+    SourceUnavailable("url:https://data.example/a.jsonl", "was answered with status 503"),
     ConnectionResetError(),
     TimeoutError(),
     *(
@@ -84,7 +86,7 @@ def test_damaged_delta_names_the_step_to_compute_again(tmp_path: Path, damage: s
     (edit,) = steps_of(context, StepKind.EDIT)
     assert edit.artifact is not None
     assert edit.artifact_sha256 is not None
-    assert stored_delta(context, edit.id).parameters
+    assert stored_modification(context, edit.id).base_revision == context.language_model.revision
     (path,) = tmp_path.rglob(Path(edit.artifact).name)
     content = path.read_bytes()
     if damage == "missing":
@@ -92,5 +94,5 @@ def test_damaged_delta_names_the_step_to_compute_again(tmp_path: Path, damage: s
     else:
         path.write_bytes(content[:-1] if damage == "truncated" else bytes([content[0] ^ 1]) + content[1:])
     with pytest.raises(InputDamaged, match=edit.artifact) as caught:
-        stored_delta(context, edit.id)
+        stored_modification(context, edit.id)
     assert caught.value.step_id == edit.id

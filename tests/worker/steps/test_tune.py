@@ -17,18 +17,21 @@ from services.worker.language_models.loading import LanguageModel
 from services.worker.orders import Order
 from services.worker.steps.context import AuditContext
 from services.worker.steps.order import next_step, run_step, work_on_audit
+from services.worker.steps.tune import warnings
 from services.worker.tuning.checkpoints import Checkpoint
+from services.worker.tuning.run import TuningOutcome
 from shared.artifacts import Artifact
 from shared.database import transaction
-from shared.recipes import log_spaced_steps
+from shared.recipes import LoraUpdate, Objective, log_spaced_steps
 from shared.states import Cause, StepKind, StepStatus
 from shared.tables import Event, Step
 from tests.support.parity_audit import parity_request
 from tests.worker.steps.audits import another_worker, claimed, events_of, rows_of, run_steps, steps_of
+from tests.worker.tuning.models import recipe
 
 STEPS, PROBES, BATCH = 4, 3, 4
 BEFORE_TUNING = 3  # plan, base, edit
-COMPARED = {"held_out_loss_before", "held_out_loss_after", "tokens_seen", "warnings"}
+COMPARED = {"held_out_loss_before", "held_out_loss_after", "tokens_seen", "drift", "warnings"}
 
 
 def request() -> dict[str, Any]:
@@ -210,3 +213,11 @@ def test_tuning_whose_single_sequence_does_not_fit_fails_as_infrastructure(tmp_p
     assert (step.status, step.cause) == (StepStatus.FAILED, Cause.INFRASTRUCTURE)
     assert "one sequence" in (step.error or "")
     assert tune_next(context).status is StepStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(("objective", "told"), [(Objective.PREFERENCE, 1), (Objective.CAUSAL_LM, 0)])
+def test_dropout_that_preferences_do_not_use_is_told(objective: Objective, told: int) -> None:
+    for dropout, expected in ((0.1, told), (0.0, 0)):
+        chosen = recipe(objective, update=LoraUpdate(dropout=dropout))
+        outcome = TuningOutcome(1.0, 1.0, (), 0, 0, left_out=0, shortened=0, micro_batch=chosen.micro_batch)
+        assert len(warnings(chosen, outcome)) == expected
