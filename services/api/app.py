@@ -17,14 +17,14 @@ from services.api.housekeeping import housekeeping
 from services.api.middleware import RequestMiddleware
 from services.api.reconciler import Reconciler
 from services.api.relay import Relay, Send, broker_sender
-from services.api.routes import audits, editors, service
+from services.api.routes import audits, editors, service, training_sets
 from services.api.submissions import ModelInspector, inspect
 from shared.artifacts import ArtifactStore
 from shared.database import create_database_engine
 from shared.settings import Settings, get_settings
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-ROUTERS = (service.router, audits.router, editors.router)
+ROUTERS = (service.router, audits.router, training_sets.router, editors.router)
 
 
 def create_app(

@@ -127,12 +127,30 @@ class ModelUnusable(ProblemError):
 
 
 class TrainingDataUnusable(ProblemError):
-    """The training data of a recipe cannot be read or holds nothing to train on."""
+    """Training data, of a recipe or uploaded, cannot be read or holds nothing to train on."""
 
     name, title, status = "training-data-unusable", "Training data cannot be used", 422
 
     def __init__(self, errors: Sequence[ProblemField]) -> None:
         super().__init__("; ".join(error.detail for error in errors[:3]), errors=errors[:MAX_FIELDS])
+
+
+class TrainingSetNotFound(ProblemError):
+    """There is no such training set, or it is another submitter's."""
+
+    name, title, status = "training-set-not-found", "Training set not found", 404
+
+    def __init__(self, training_set_id: str) -> None:
+        super().__init__(f"There is no training set '{training_set_id[:64]}'.")
+
+
+class UnsupportedRecordFormat(ProblemError):
+    """The file of records is not declared as one of the formats that can be read."""
+
+    name, title, status = "unsupported-record-format", "Unsupported record format", 415
+
+    def __init__(self, known: Sequence[str]) -> None:
+        super().__init__(f"Send the file as {', '.join(known)}, plain or with Content-Encoding: gzip.")
 
 
 class MalformedBody(ProblemError):
@@ -202,7 +220,7 @@ class ReportPageDamaged(ProblemError):
 
 
 class ServiceUnavailable(ProblemError):
-    """The database or the artifact store is away; the same request can succeed in a moment."""
+    """The database, the artifact store or a source of data is away; the same request can succeed soon."""
 
     name, title, status = "service-unavailable", "Service unavailable", 503
 

@@ -46,6 +46,7 @@ class ResultFilter:
     probe_kind: ProbeKind | None = None
     editor: str | None = None
     recipe: str | None = None
+    stressor: str | None = None
     seed: int | None = None
     every_step: bool = False
 
@@ -105,7 +106,12 @@ def measured_steps(engine: Engine, principal: Principal, audit_id: str, wanted: 
             col(Step.source_step_id).is_not(None),
         )
         steps = session.execute(query.order_by(col(Step.position))).scalars().all()
-    axes = {"editor": wanted.editor, "recipe": wanted.recipe, "seed": wanted.seed}
+    axes = {
+        "editor": wanted.editor,
+        "recipe": wanted.recipe,
+        "stressor": wanted.stressor,
+        "seed": wanted.seed,
+    }
     return [
         step
         for step in steps
@@ -172,9 +178,13 @@ def _result_row(step: Step, probe: ProbeRow, mode: Mode) -> ResultRow:
     right: dict[Mode, Any] = {
         Mode.FIRST_TOKEN: probe.first_token,
         Mode.EXACT: probe.exact,
+        Mode.CONTAINS: probe.contains,
         Mode.PREFERENCE: probe.preference,
     }
-    axes = {axis: step.inputs.get(axis) for axis in ("editor", "paraphrases", "recipe", "freeze", "seed")}
+    axes = {
+        axis: step.inputs.get(axis)
+        for axis in ("editor", "paraphrases", "recipe", "freeze", "stressor", "seed")
+    }
     scores = probe.model_dump(include=set(ResultRow.model_fields))
     frozen = step.inputs.get("frozen_blocks")
     blocks = None if frozen is None else " ".join(map(str, frozen))

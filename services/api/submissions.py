@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import Engine, insert, select
@@ -14,7 +14,11 @@ from sqlmodel import Session, col
 
 from services.api.authentication import Principal
 from services.api.expected_steps import expected_steps
-from services.api.problems import IdempotencyKeyReused, InvalidRequest, ModelUnusable, TrainingDataUnusable
+from services.api.given_models import check_adapters, pin_tuned
+from services.api.paraphrase_writers import pin_writers
+from services.api.problems import IdempotencyKeyReused, InvalidRequest, ModelUnusable
+from services.api.supplied_models import pin_supplied
+from services.api.training_data import check_training_data
 from services.api.validation import pointer
 from shared.database import database_now, reading, transaction
 from shared.editors import CATALOGUE
@@ -25,7 +29,6 @@ from shared.requests import AuditRequest
 from shared.settings import Settings
 from shared.states import AuditStatus, StepKind, StepStatus
 from shared.tables import Audit, EditSet, Step, new_id
-from shared.training_data import UnusableTrainingData, read_records
 from shared.views import ProblemField
 
 WRITE_ATTEMPTS = 3
@@ -89,13 +92,18 @@ def submit(
 
     Raises:
         ModelUnusable, TrainingDataUnusable, InvalidRequest: it could not be worked on.
+        ServiceUnavailable: a source of training data is away.
         IdempotencyKeyReused: the key belongs to another request.
     """
     request_hash = submission.hash
     if (earlier := _earlier(engine, submission, request_hash)) is not None:
         return earlier
     model = _check_model(submission, settings, inspector)
-    _check_training_data(submission.request, settings)
+    check_adapters(submission.request, settings)
+    request = pin_tuned(submission.request, model, settings, inspector)
+    request = pin_writers(pin_supplied(request, model, settings, inspector), settings)
+    submission = replace(submission, request=request)
+    check_training_data(request, submission.principal, settings, engine)
     audit = _new_audit(submission, request_hash, model, settings)
     for _ in range(WRITE_ATTEMPTS - 1):
         try:
@@ -140,30 +148,15 @@ def _check_model(submission: Submission, settings: Settings, inspector: ModelIns
     if model.block_count is not None:
         faults = []
         for index, choice in enumerate(request.editors):
-            chosen = CATALOGUE[choice.name].settle(request.model, choice.hyperparameters)
+            chosen = CATALOGUE[choice.name].settle(request.model, choice.hyperparameters, model.model_type)
             try:
-                chosen.edited_layers(model.block_count)
+                chosen.untraced().edited_layers(model.block_count)
             except ValueError as error:
                 where = pointer(["editors", index, "hyperparameters", "layers"])
                 faults.append(ProblemField(pointer=where, detail=str(error)))
         if faults:
             raise InvalidRequest(faults)
     return model
-
-
-def _check_training_data(request: AuditRequest, settings: Settings) -> None:
-    faults = []
-    for index, recipe in enumerate(request.recipes):
-        try:
-            read_records(recipe.data, recipe.objective, settings.data_roots)
-        except UnusableTrainingData as error:
-            part: list[str | int] = ["source"] if recipe.data.source else ["records"]
-            if recipe.data.source is None and error.index is not None:
-                part += [error.index]
-            where = pointer(["recipes", index, "data", *part])
-            faults.append(ProblemField(pointer=where, detail=str(error)))
-    if faults:
-        raise TrainingDataUnusable(faults)
 
 
 def _new_audit(

@@ -19,11 +19,12 @@ def body_faults(error: ValidationError, body: object) -> list[ProblemField]:
     """Each fault that pydantic found in `body`.
 
     A rule over several fields begins its message with the dotted path of the one at fault, relative
-    to the model that it belongs to (`edits.3 repeats edits.1`).
+    to the model that it belongs to (`edits.3 repeats edits.1`), and so every line, where there are several.
     """
     found = [
-        (details["type"], _fault(details, body))
+        (details["type"], _fault(details["type"], details["loc"], message, body))
         for details in error.errors(include_url=False, include_input=False)
+        for message in _messages(details)
     ]
     pointers = {fault.pointer for _, fault in found}
     return [fault for kind, fault in found if kind != "too_short" or not _below(fault.pointer, pointers)]
@@ -44,13 +45,18 @@ def _below(pointer: str, pointers: set[str]) -> bool:
     return any(other.startswith(f"{pointer}/") for other in pointers)
 
 
-def _fault(details: Mapping[str, Any], body: object) -> ProblemField:
-    path, value = _descend(body, details["loc"])
-    if details["type"] in NAMES_THE_KEY and path[-1:] != [details["loc"][-1]]:
-        path.append(details["loc"][-1])
+def _messages(details: Mapping[str, Any]) -> list[str]:
     message: str = details["msg"].removeprefix(VALUE_ERROR)
+    lines = message.split("\n") if details["type"] == "value_error" else []
+    return lines if lines and all(map(PATH_IN_MESSAGE.match, lines)) else [message]
+
+
+def _fault(kind: str, location: Sequence[str | int], message: str, body: object) -> ProblemField:
+    path, value = _descend(body, location)
+    if kind in NAMES_THE_KEY and path[-1:] != [location[-1]]:
+        path.append(location[-1])
     named = PATH_IN_MESSAGE.match(message)
-    if details["type"] == "value_error" and named:
+    if kind == "value_error" and named:
         steps = [int(step) if step.isdigit() else step for step in named.group().split(".")]
         further, _ = _descend(value, steps)
         if len(further) == len(steps):

@@ -79,6 +79,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
         edit(paraphrases=["The  capital of France is"]),
         "/edits/0/paraphrases/0",
     ),
+    "no unedited records to be trained on": (
+        top(editors=[{"name": "mend", "hyperparameters": {"training": "unedited"}}]),
+        "/editors/0/hyperparameters/training",
+    ),
     "more paraphrases asked for than there are": (
         top(editors=[{"name": "memit", "paraphrases": [5]}]),
         "/edits/0/paraphrases",
@@ -139,6 +143,18 @@ def test_every_field_at_fault_is_named_at_once(embedded: TestClient, request_bod
     request_body["edits"][0]["subject"] = ""
     errors = embedded.post("/audits", json=request_body).json()["errors"]
     assert sorted(error["pointer"] for error in errors) == ["/edits/0/subject", "/model", "/seeds/0"]
+
+
+def test_every_edit_that_disagrees_with_an_earlier_one_is_named(
+    embedded: TestClient, request_body: Body
+) -> None:
+    repeat_edit()(request_body)
+    repeat_edit(target_new="Nowhere")(request_body)
+    errors = embedded.post("/audits", json=request_body).json()["errors"]
+    assert [(error["pointer"], error["detail"].split(":")[0]) for error in errors] == [
+        ("/edits/1", "edits.1 repeats edits.0"),
+        ("/edits/2", "edits.2 conflicts with edits.0"),
+    ]
 
 
 def test_long_list_of_faults_is_cut_and_says_so(embedded: TestClient, request_body: Body) -> None:

@@ -194,10 +194,26 @@ def test_history_begins_with_what_the_audit_will_do(
     tunings_of_edits, tunings_of_the_base = 3 * 2 * 2, (1 + 2) * 2
     assert event.data["steps"] == {
         "base": 1,
+        "prepare": 0,
         "edit": 3,
         "tune": tunings_of_edits + tunings_of_the_base,
+        "stress": 0,
+        "probe": 0,
         "analyse": 1,
     }
+
+
+@pytest.mark.parametrize(("at_once", "networks"), [(None, 2), (4, 1)])
+def test_history_counts_a_network_for_each_number_of_edits_it_is_taught(
+    client: TestClient, engine: Engine, request_body: Body, at_once: int | None, networks: int
+) -> None:
+    hyperparameters = {"edits_at_once": at_once}
+    mend = {"name": "mend", "paraphrases": [0, 1], "hyperparameters": hyperparameters}
+    request_body["editors"] = [mend, {"name": "ft_l"}]
+    client.post("/audits", json=request_body)
+    with reading(engine) as session:
+        event = session.execute(select(Event)).scalar_one()
+    assert event.data["steps"]["prepare"] == networks
 
 
 def test_text_in_any_script_is_stored_as_sent(client: TestClient, engine: Engine, request_body: Body) -> None:
@@ -206,3 +222,34 @@ def test_text_in_any_script_is_stored_as_sent(client: TestClient, engine: Engine
     with reading(engine) as session:
         edits = session.execute(select(col(EditSet.edits))).scalar_one()
     assert edits[0]["target_new"] == "リヨン 🦁 Ľyón"
+
+
+def test_layers_may_be_left_to_causal_tracing(client: TestClient, engine: Engine, request_body: Body) -> None:
+    request_body["editors"] = [{"name": "memit", "hyperparameters": {"layers": "auto"}}]
+    response = client.post("/audits", json=request_body)
+    assert response.status_code == 202
+    (editor,) = audit_of(engine, response.json()["id"]).request["editors"]
+    assert editor["hyperparameters"] == {"layers": "auto"}
+
+
+def test_corpus_of_key_statistics_that_cannot_be_read_is_refused_where_it_stands(
+    client: TestClient, request_body: Body
+) -> None:
+    request_body["editors"] = [
+        {"name": "ft_l"},
+        {"name": "memit", "hyperparameters": {"mom2_corpus": "file:missing.txt"}},
+    ]
+    response = client.post("/audits", json=request_body)
+    assert response.status_code == 422
+    assert response.json()["errors"] == [
+        {
+            "pointer": "/editors/1/hyperparameters/mom2_corpus",
+            "detail": "file:missing.txt: no such file under the data roots",
+        }
+    ]
+
+
+def test_corpus_of_key_statistics_may_be_the_built_in_one(client: TestClient, request_body: Body) -> None:
+    corpus = {"mom2_corpus": "builtin:docstrings"}
+    request_body["editors"] = [{"name": "memit", "hyperparameters": corpus}]
+    assert client.post("/audits", json=request_body).status_code == 202

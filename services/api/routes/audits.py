@@ -179,6 +179,7 @@ def get_results(
     probe_kind: ProbeKind | None = None,
     editor: Annotated[str | None, Query(max_length=64)] = None,
     recipe: Annotated[str | None, Query(max_length=64)] = None,
+    stressor: Annotated[str | None, Query(max_length=64)] = None,
     seed: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
     every_step: Annotated[bool, Query(description="Also the probes while tuning went on.")] = False,
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
@@ -186,7 +187,9 @@ def get_results(
     accept: Accept = None,
 ) -> Any:
     """Show how every probe scored."""
-    wanted = results.ResultFilter(arm, mode, fact_kind, probe_kind, editor, recipe, seed, every_step)
+    wanted = results.ResultFilter(
+        arm, mode, fact_kind, probe_kind, editor, recipe, stressor, seed, every_step
+    )
     if choose(accept, [JSON, CSV]) == JSON:
         return results.page(parts.engine, principal, audit_id, wanted, limit, cursor)
     steps = results.measured_steps(parts.engine, principal, audit_id, wanted)
