@@ -11,7 +11,7 @@ import os
 import time
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -20,7 +20,11 @@ from rich.text import Text
 from services.cli.audit_run import audit_elsewhere, audit_embedded, follow
 from services.cli.client import HoldfastClient
 from services.cli.consoles import message_console, reported_errors, result_console
+from services.cli.edit_files import choose_edits, read_edits, read_hyperparameters
+from services.cli.edit_results import print_result
+from services.cli.editors_page import editors_page
 from services.cli.embedded import EmbeddedService, worker_command
+from services.cli.errors import HoldfastError
 from services.cli.report_files import fetch_report
 from services.cli.request_file import read_request
 from services.cli.status import print_status
@@ -60,6 +64,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 ExitCode = Annotated[
     bool, typer.Option("--exit-code", help="Exit with 3 for the verdict 'fail', 4 for 'inconclusive'.")
 ]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 AuditId = Annotated[str, typer.Argument(metavar="ID", help="The audit's id.")]
 
 
@@ -162,12 +167,108 @@ def retry(
 
 
 @app.command()
-def editors() -> None:
+def edit(
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="REF", help="builtin:almanac, hf:ORG/NAME@REVISION, or the directory of a model."
+        ),
+    ],
+    edits: Annotated[Path, typer.Option(metavar="FILE", help="The edits (JSON, or JSONL).")],
+    editor: Annotated[str, typer.Option(metavar="NAME", help="One of those that 'holdfast editors' lists.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New directory for the edited model.")],
+    only: Annotated[
+        str | None, typer.Option(metavar="0,1,…", help="Make these edits alone, by index.")
+    ] = None,
+    hyperparameters: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What is not to be the editor's default (JSON).")
+    ] = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Second moments of the keys as layer0, … (safetensors)."),
+    ] = None,
+    contexts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Texts to precede the prompts, in 'groups' (JSON).")
+    ] = None,
+    delta_only: Annotated[
+        bool, typer.Option("--delta-only", help="Save what was changed, not the whole model.")
+    ] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Save intermediate results and losses, too.")
+    ] = False,
+    dtype: Annotated[Dtype, typer.Option(help="In which the model is edited and saved.")] = "float32",
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda[:n]; by default HOLDFAST_DEVICE.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of texts that the model makes up.")] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Keep key statistics and fetched models here; by default HOLDFAST_DATA_DIRECTORY.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Edit a model on this machine, without the service, and save it."""
+    with reported_errors():
+        if editor not in CATALOGUE:
+            raise HoldfastError(f"There is no editor '{editor}'", f"Known: {', '.join(CATALOGUE)}.")
+        if not (CATALOGUE[editor].in_weights or delta_only):
+            raise HoldfastError(
+                f"The edits of {editor} are not in a model's weights",
+                "There is no edited model to save, only the modification.",
+                hint="Save that with --delta-only.",
+            )
+        records = read_edits(edits)
+        chosen = choose_edits(records, only)
+        given = read_hyperparameters(hyperparameters, editor)
+        try:
+            from services.cli.editing import Order, edit_model  # the gateway's image has no worker
+        except ModuleNotFoundError as error:
+            raise HoldfastError(
+                "Editing needs what a worker needs",
+                f"{error.name} is not installed.",
+                hint="pip install 'holdfast[worker]'",
+            ) from error
+        result = edit_model(
+            Order(
+                model=model,
+                editor=editor,
+                edits=chosen,
+                unedited=tuple(record for index, record in enumerate(records) if index not in chosen),
+                hyperparameters=given,
+                contexts=contexts,
+                statistics=statistics,
+                seed=seed,
+                dtype=dtype,
+                device=device,
+                data=data,
+                out=out,
+                delta_only=delta_only,
+                trace=trace,
+            )
+        )
+        if as_json:
+            typer.echo(result.model_dump_json(indent=2))
+        else:
+            print_result(result_console(), result)
+            result_console().print(Text(str(out.resolve()), style="cyan"), soft_wrap=True)
+
+
+@app.command()
+def editors(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a page of documentation.")] = False,
+) -> None:
     """List the editors and what each can be set to."""
+    if markdown:
+        typer.echo(editors_page(), nl=False)
+        return
     console = result_console()
     for editor in CATALOGUE.values():
         console.print(Text.assemble((editor.name, "bold"), f"  {editor.title}. {editor.summary}"))
-        console.print(Text(editor.paper, style="dim"))
+        if editor.paper:
+            console.print(Text(editor.paper, style="dim"))
         table = Table(box=None, padding=(0, 2), header_style="dim")
         for name in ("hyperparameter", "default", "meaning"):
             table.add_column(name, overflow="fold")

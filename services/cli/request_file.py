@@ -1,4 +1,4 @@
-"""Reads the request of an audit from a file."""
+"""Reads JSON that a person wrote, such as the request of an audit, from a file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,30 @@ def read_request(path: Path) -> Any:
     Raises:
         UnusableRequest: there is no such file, it cannot be read, or it is not JSON (with line and column).
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UnusableRequest(f"Cannot read {path}", error.strerror or str(error)) from error
-    except UnicodeDecodeError as error:
-        raise UnusableRequest(f"{path} is not UTF-8 text", f"byte {error.start}: {error.reason}") from error
+    text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise UnusableRequest(f"{path} is not JSON", f"{where}\n{_pointed_at(error)}") from error
+    except RecursionError:
+        raise UnusableRequest(f"{path} is nested too deeply") from None
+    except ValueError:  # Python turns no more digits than so many into an integer
+        raise UnusableRequest(f"{path} holds a number of too many digits") from None
+
+
+def read_text(path: Path) -> str:
+    """The text in `path`.
+
+    Raises:
+        UnusableRequest: there is no such file, or it cannot be read.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UnusableRequest(f"Cannot read {path}", error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise UnusableRequest(f"{path} is not UTF-8 text", f"byte {error.start}: {error.reason}") from error
 
 
 def _pointed_at(error: json.JSONDecodeError) -> str:

@@ -12,20 +12,26 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from services.cli.edit_results import not_taken_lines
+from services.cli.stress_table import stress_table
 from services.cli.wording import (
     NOTHING,
     VERDICT_STYLES,
+    nats_with_interval,
+    p_value,
     percent,
     percent_with_interval,
     points_with_interval,
     rule,
     verdict_text,
 )
-from shared.measurement import Arm, FactKind, Mode, ProbeKind
+from shared.measurement import TUNED, Arm, FactKind, Mode, ProbeKind
 from shared.reports import ConfigurationReport, Difference, Metric, Mitigation, Report
 
 WIDE = 78  # columns that arms side by side need
 DETAILED_AT_MOST = 12  # configurations; more are listed one line each
+SHOWN_MISSES = 3  # of each application of an editor; the page has more, the JSON all
+PARETO = "*"
 KEPT = ("kept [95 %]", "count")
 MetricT = TypeVar("MetricT", Metric, Difference)
 FACT_NAMES = {FactKind.EDIT: "edits", FactKind.CONTROL: "controls"}
@@ -40,6 +46,12 @@ def print_report(console: Console, report: Report) -> None:
             console.print(configuration_block(configuration, report.headline_mode, wide=wide), "")
     else:
         console.print(configuration_list(report), "")
+    if report.stress:
+        console.print(stress_table(report), "")
+    for editing in report.editing:
+        what = f"of {editing.edits} edits by {editing} did not take"
+        for line in not_taken_lines(editing.not_taken, what, SHOWN_MISSES):
+            console.print(line)
     if report.mitigations:
         console.print(mitigation_table(report.mitigations), "")
     for problem in report.problems:
@@ -84,12 +96,12 @@ def configuration_block(configuration: ConfigurationReport, mode: Mode, *, wide:
 
 def arms_table(configuration: ConfigurationReport, mode: Mode, *, wide: bool) -> Table:
     """Share right before and after, for edits and for controls; arms side by side where there is room."""
-    columns = [["", *Arm, *KEPT]]
+    columns = [["", *TUNED.arms, *KEPT]]
     for fact_kind, retentions in (
         (FactKind.EDIT, configuration.retention_edits),
         (FactKind.CONTROL, configuration.retention_controls),
     ):
-        shares = [_share(configuration.shares, arm, fact_kind, mode) for arm in Arm]
+        shares = [_share(configuration.shares, arm, fact_kind, mode) for arm in TUNED.arms]
         columns.append([FACT_NAMES[fact_kind], *shares, *_kept(_of_mode(retentions, mode))])
     header, *rows = columns if wide else [list(row) for row in zip(*columns, strict=True)]
     table = Table(box=None, padding=(0, 1), header_style="dim")
@@ -111,7 +123,7 @@ def configuration_list(report: Report) -> RenderableType:
         controls = _of_mode(configuration.retention_controls, report.headline_mode)
         decay = _of_mode(configuration.excess_decay, report.headline_mode)
         table.add_row(
-            str(configuration.configuration),
+            Text(str(configuration.configuration)),
             percent_with_interval(edits) if edits else NOTHING,
             percent_with_interval(controls) if controls else NOTHING,
             points_with_interval(decay) if decay else NOTHING,
@@ -122,7 +134,8 @@ def configuration_list(report: Report) -> RenderableType:
 
 def mitigation_table(mitigations: Sequence[Mitigation]) -> RenderableType:
     """What helped, best first, and what it cost."""
-    title = "Mitigations, best first: points of retention gained; cost in nats per token and in locality"
+    units = " or ".join(dict.fromkeys(mitigation.task_loss_cost.unit for mitigation in mitigations))
+    title = f"Mitigations, best first: points of retention gained; cost in {units} and points of locality"
     table = Table(title=title, title_justify="left", box=None, header_style="dim")
     table.add_column("", justify="right")
     table.add_column("configuration", overflow="fold")
@@ -130,15 +143,14 @@ def mitigation_table(mitigations: Sequence[Mitigation]) -> RenderableType:
     table.add_column("loss", justify="right")
     table.add_column("locality", justify="right")
     for mitigation in sorted(mitigations, key=lambda mitigation: mitigation.rank):
-        loss, locality = mitigation.task_loss_cost, mitigation.locality_cost
         table.add_row(
-            str(mitigation.rank),
-            str(mitigation.configuration),
+            f"{mitigation.rank}{PARETO if mitigation.pareto else ''}",
+            Text(str(mitigation.configuration)),
             points_with_interval(mitigation.retention_gained),
-            NOTHING if loss is None else f"{loss:+.3f}",
-            percent(locality),
+            nats_with_interval(mitigation.task_loss_cost),
+            points_with_interval(mitigation.locality_cost_tuned),
         )
-    return table
+    return Group(table, Text(f"{PARETO} none of its siblings gains as much at no higher cost", style="dim"))
 
 
 def verdict_panel(report: Report) -> RenderableType:
@@ -158,6 +170,10 @@ def _decay_lines(configuration: ConfigurationReport, mode: Mode) -> Iterable[str
     matched = _of_mode(configuration.excess_decay_matched, mode)
     if matched and matched.value is not None:
         yield f"against controls of like confidence: {points_with_interval(matched)} points"
+    test = configuration.survival.log_rank if configuration.survival else None
+    if test:
+        ratio = "" if test.hazard_ratio is None else f"; edits are lost {test.hazard_ratio:.2f} times as fast"
+        yield f"log-rank test of edits against controls: p {p_value(test.p_value)}{ratio}"
     reversion = configuration.reversion
     if reversion.denominator:
         yield (
@@ -174,7 +190,8 @@ def _decay_lines(configuration: ConfigurationReport, mode: Mode) -> Iterable[str
     ]
     if losses:
         before, after = (sum(column) / len(losses) for column in zip(*losses, strict=True))
-        yield f"held-out loss of the fine-tuning task: {before:.2f} to {after:.2f} nats per token"
+        unit = configuration.trials[0].held_out_loss_unit
+        yield f"held-out loss of the fine-tuning task: {before:.2f} to {after:.2f} {unit}"
 
 
 def _share(shares: Iterable[Metric], arm: Arm, fact_kind: FactKind, mode: Mode) -> str:

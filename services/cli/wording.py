@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from shared.reports import Difference, Interval, Metric
+from shared.reports import Difference, Interval, LossDifference, Metric
 from shared.requests import GateRule
 from shared.states import AuditStatus, StepStatus, Verdict
 from shared.views import AuditView, StepView
@@ -68,6 +68,19 @@ def points_with_interval(difference: Difference) -> str:
     return f"{round(difference.value * 100):+d}{_bounds(difference.interval)}"
 
 
+def nats_with_interval(cost: LossDifference) -> str:
+    """A difference of losses in nats: `+0.034 [0.021, 0.047]`."""
+    if cost.value is None:
+        return NOTHING
+    limits = "" if cost.interval is None else f" [{cost.interval.low:.3f}, {cost.interval.high:.3f}]"
+    return f"{cost.value:+.3f}{limits}"
+
+
+def p_value(value: float) -> str:
+    """`= 0.043`, or `< 0.001`."""
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
 def _bounds(interval: Interval | None) -> str:
     if interval is None:
         return ""
@@ -81,9 +94,10 @@ def verdict_text(verdict: Verdict | None) -> Text:
 
 def rule(gate_rule: GateRule) -> str:
     """What a gate rule demands: `retention ≥ 80 %`."""
+    under = "" if gate_rule.stressor is None else " under stress"
     if gate_rule.at_least is not None:
-        return f"{gate_rule.metric.replace('_', ' ')} ≥ {percent(gate_rule.at_least)}"
-    return f"{gate_rule.metric.replace('_', ' ')} ≤ {percent(gate_rule.at_most)}"
+        return f"{gate_rule.metric.replace('_', ' ')}{under} ≥ {percent(gate_rule.at_least)}"
+    return f"{gate_rule.metric.replace('_', ' ')}{under} ≤ {percent(gate_rule.at_most)}"
 
 
 def died(deaths: int) -> str:

@@ -10,6 +10,7 @@ from shared.reports import (
     ConfigurationReport,
     Difference,
     Interval,
+    LossDifference,
     Metric,
     Mitigation,
     Provenance,
@@ -126,8 +127,13 @@ def report(configurations: int = 1, verdict: Verdict = Verdict.FAIL) -> Report:
                 configuration=configuration(3),
                 against=configuration(),
                 retention_gained=difference("retention_gained", 0.12),
-                task_loss_cost=0.034,
-                locality_cost=0.02,
+                task_loss_cost=LossDifference(
+                    name="task_loss_cost", value=0.034, interval=None, seeds=1, how="held-out loss"
+                ),
+                locality_cost=difference("locality_cost", 0.02),
+                locality_cost_tuned=difference("locality_cost_tuned", 0.03),
+                front=1,
+                pareto=True,
                 rank=1,
             )
         ],

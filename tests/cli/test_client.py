@@ -199,6 +199,7 @@ RESULT_ROW = {
     "editor": "memit",
     "paraphrases": 0,
     "recipe": "english",
+    "stressor": None,
     "freeze": "none",
     "frozen_blocks": "",
     "seed": 0,

@@ -54,6 +54,14 @@ def test_fault_far_into_a_long_line_is_still_shown(tmp_path: Path) -> None:
     assert line[mark.index("^")] == "?"
 
 
+def test_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    file.write_text("[" * 100_000)
+
+    with pytest.raises(UnusableRequest, match="nested too deeply"):
+        read_request(file)
+
+
 def test_empty_file_is_broken_json(tmp_path: Path) -> None:
     file = tmp_path / "audit.json"
     file.write_text("")
