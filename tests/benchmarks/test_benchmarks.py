@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bare, claims
+from benchmarks import bare, claims, tuning
 from tests.support.parity_audit import PARITY_GPT2, parity_request
 
 
@@ -33,3 +33,14 @@ def test_bare_audit_comes_to_a_verdict(
     monkeypatch.setattr(sys, "argv", ["bare", str(request)])
     bare.main()
     assert capsys.readouterr().out.strip() in {"pass", "fail", "inconclusive"}
+
+
+def test_benchmark_of_tuning_prints_a_ratio_to_each_other_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tuning", "--steps", "1"])
+    tuning.main()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(
+        r"ours / Trainer on packed .* \d+\.\d\d, .* \d+\.\d\d; probes take -?[\d.]+% .*", last
+    )
