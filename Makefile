@@ -1,7 +1,8 @@
 # make demo     audit the built-in model with the example's edits (report.html, report.json)
 # make serve    run the service on http://127.0.0.1:8000
 # make test     run the tests
-# make bench    claims with a long history, the cost of the service, a thousand audits at once (40 minutes)
+# make bench    editing and probing against the textbook loop, claims with a long history, the cost of the service, a
+#               thousand audits at once (an hour)
 # make chaos    run audits while everything breaks (SECONDS=120 per deployment, SEED=7), check the promises
 # make check    format, lint, types, import directions
 # make almanac  train the built-in model anew, into build/almanac (ENGLISH=FILE: with its text), and measure it
@@ -25,6 +26,9 @@ test: $(VENV)/development.stamp
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/development.stamp
+	$(BIN)/python -m benchmarks.editing
+	$(BIN)/python -m benchmarks.probing
+	$(BIN)/python -m benchmarks.tuning
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.many_audits

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from services.cli.editors_page import editors_page
 from shared.requests import AuditRequest
 
 ROOT = Path(__file__).parents[1]
@@ -26,3 +27,8 @@ def test_files_that_the_readme_links_to_are_there() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_page_of_editors_is_what_the_catalogue_says() -> None:
+    page = (ROOT / "docs" / "editors.md").read_text()
+    assert page == editors_page(), "run: holdfast editors --markdown > docs/editors.md"

@@ -135,6 +135,20 @@ def test_reference_reads_back_as_it_was_written(text: str, expected: object) -> 
     assert (reference, str(reference)) == (expected, text)
 
 
+def test_sequence_to_sequence_model_may_write_but_not_be_audited(settings: Settings, tmp_path: Path) -> None:
+    files = config_with(architectures=["T5ForConditionalGeneration"], is_encoder_decoder=True)
+    directory = write_files(tmp_path / "models" / "rewriter", files)
+    reference = LocalModel(Path("rewriter"))
+    assert inspect_model(reference, settings, only_writes=True).architecture == "T5ForConditionalGeneration"
+    assert model_directory(reference, None, settings, builtin_directories={}, only_writes=True) == directory
+    for use in (
+        lambda: inspect_model(reference, settings),
+        lambda: model_directory(reference, None, settings, builtin_directories={}),
+    ):
+        with pytest.raises(ModelNotUsable, match="not a causal language model but T5ForConditional"):
+            use()
+
+
 def test_hub_reference_without_revision_means_main() -> None:
     assert parse_model_reference("hf:team/model") == HubModel("team/model", "main")
 

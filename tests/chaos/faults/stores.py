@@ -106,7 +106,7 @@ class HideStore(Fault):
 
 @dataclass
 class DamageArtifact(Fault):
-    """A stored delta or checkpoint is cut short, or one bit of it flips."""
+    """A stored preparation, delta or checkpoint is cut short, or one bit of it flips."""
 
     kind = "damage_artifact"
     truncated: bool
@@ -116,7 +116,8 @@ class DamageArtifact(Fault):
         """One of the artifacts that steps name; nobody is hit until it is read."""
         query = select(col(Step.artifact), col(Step.checkpoint)).where(
             or_(
-                (col(Step.kind) == StepKind.EDIT) & (col(Step.status) == StepStatus.SUCCEEDED),
+                (col(Step.kind).in_([StepKind.PREPARE, StepKind.EDIT]))
+                & (col(Step.status) == StepStatus.SUCCEEDED),
                 col(Step.checkpoint).is_not(None),
             )
         )

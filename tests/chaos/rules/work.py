@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from tests.chaos.history import History, Row
 from tests.chaos.rules.violation import Violation
 
-SHARED_KINDS = frozenset({"base", "edit", "tune"})  # a plan and a report belong to one audit
+# A plan and a report belong to one audit.
+SHARED_KINDS = frozenset({"base", "prepare", "edit", "tune", "stress", "probe"})
 
 
 def nothing_is_computed_twice(history: History) -> Iterator[Violation]:

@@ -140,8 +140,8 @@ class Doings(RuleBasedStateMachine):
         assert step is not None
         spell.last = step
         planned = self.plan(attempt.audit.id) if step.kind == "plan" else []
-        if ending is Ending.INPUT_DAMAGED and step.edit is not None and step.edit.artifact is not None:
-            self.model.damaged.add(step.edit.artifact)
+        if ending is Ending.INPUT_DAMAGED and step.reads is not None and step.reads.artifact is not None:
+            self.model.damaged.add(step.reads.artifact)
         self.store.damaged = frozenset(self.model.damaged)
 
         def run() -> None:
@@ -176,7 +176,7 @@ class Doings(RuleBasedStateMachine):
             self.model.break_down(attempt)
         elif ending is Ending.ASKED_TO_LEAVE:
             self.model.hand_over(attempt)
-        elif ending is Ending.INPUT_DAMAGED and attempt.step.edit is not None:
+        elif ending is Ending.INPUT_DAMAGED and attempt.step.reads is not None:
             self.model.find_damage(attempt)
         else:
             self.model.succeed(attempt, planned)
@@ -198,6 +198,6 @@ class Doings(RuleBasedStateMachine):
         steps: list[ModelStep] = []
         for position, planned in enumerate(lay_out(self.wishes[audit_id], audit_id), start=1):
             needs = [steps[place] for place in planned.needs]
-            edit = None if planned.edit is None else steps[planned.edit]
-            steps.append(ModelStep(new_id(), position, planned.kind, planned.key, needs, edit))
+            reads = None if planned.reads is None else steps[planned.reads]
+            steps.append(ModelStep(new_id(), position, planned.kind, planned.key, needs, reads))
         return steps

@@ -34,7 +34,7 @@ FAIR_ROUNDS = 40
 LONG_SECONDS = 61.0  # longer than a lease, and than the wait before a wake-up is repeated
 
 ENDINGS = [*Ending, Ending.INPUT_DAMAGED, Ending.INPUT_DAMAGED]  # success, for most kinds of step
-KINDS = ("plan", "base", "edit", "tune")
+KINDS = ("plan", "base", "prepare", "edit", "tune")
 which = st.integers(0, 11)  # one of those that there are
 
 
@@ -50,7 +50,7 @@ wish = st.builds(
     from_scratch=st.sampled_from([False, False, True]),
     unwanted=st.sampled_from([False, False, True]),
     worn=st.sampled_from([False, False, True]),
-    asked_done=st.sampled_from([(), KINDS[:1], KINDS[:2], KINDS[:3], KINDS[:3], KINDS[:4]]),
+    asked_done=st.sampled_from([(), KINDS[:1], KINDS[:2], KINDS[:4], KINDS[:4], KINDS]),
 )
 
 T = TypeVar("T")

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tests.shared.state_machine.clock import START
-from tests.shared.state_machine.records import STEP_ENDED, ModelAttempt, ModelAudit, ModelStep
+from tests.shared.state_machine.records import (
+    REUSABLE,
+    STEP_ENDED,
+    STORED,
+    ModelAttempt,
+    ModelAudit,
+    ModelStep,
+)
 from tests.shared.state_machine.shapes import Wish
 
 MAX_DEATHS = 3
@@ -102,7 +109,7 @@ class Model:
                     step.id,
                     1.0,
                 )
-                step.artifact = step.key if step.kind == "edit" else None
+                step.artifact = step.key if step.kind in STORED else None
         self._settle(audit)
         audit.events["audit.submitted"] += 1
         self.audits[audit_id] = audit
@@ -161,7 +168,7 @@ class Model:
     def identical(self, attempt: ModelAttempt) -> ModelStep | None:
         """The step whose result stands for the one at hand."""
         step = attempt.step
-        if step is None or step.kind not in {"base", "edit", "tune"} or attempt.audit.from_scratch:
+        if step is None or step.kind not in REUSABLE or attempt.audit.from_scratch:
             return None
         candidates = [
             other
@@ -180,7 +187,7 @@ class Model:
         """A result is published; a plan lays out the other steps."""
         step = self._end_step(attempt, "succeeded", "step.succeeded", planned)
         step.source, step.progress, step.checkpoint = step.id, 1.0, None
-        if step.kind == "edit":
+        if step.kind in STORED:
             step.artifact = step.key
             self.damaged.discard(step.key)
 
@@ -203,19 +210,19 @@ class Model:
         attempt.leaving = True
 
     def find_damage(self, attempt: ModelAttempt) -> None:
-        """The edit that the step at hand builds on must be computed again, unless that was tried enough."""
-        edit = attempt.at_hand.edit
-        assert edit is not None
-        if edit.status == "succeeded" and edit.damages + 1 >= MAX_DEATHS:
+        """What the step at hand reads must be computed again, unless that was tried enough."""
+        damaged = attempt.at_hand.reads
+        assert damaged is not None
+        if damaged.status == "succeeded" and damaged.damages + 1 >= MAX_DEATHS:
             self.fail(attempt)
             return
         self.hold(attempt)
-        if edit.status == "succeeded":
-            edit.move("pending")
-            edit.ready_at, edit.finished_at = self.now, None
-            edit.damages += 1
-            edit.artifact = edit.source = None
-            edit.progress = 0.0
+        if damaged.status == "succeeded":
+            damaged.move("pending")
+            damaged.ready_at, damaged.finished_at = self.now, None
+            damaged.damages += 1
+            damaged.artifact = damaged.source = None
+            damaged.progress = 0.0
             attempt.audit.events["step.damaged"] += 1
         self._put_back(attempt, 0.0)
 
@@ -344,7 +351,7 @@ class Model:
             audit.move("queued")
         else:
             succeeded = [step for step in audit.steps if step.status == "succeeded"]
-            measured = any(step.kind == "tune" and step.edit for step in succeeded)
+            measured = any(step.kind == "tune" and step.reads for step in succeeded)
             reported = any(step.kind == "analyse" for step in succeeded)
             audit.move("succeeded" if measured and reported else "failed")
 

@@ -8,6 +8,8 @@ from datetime import datetime
 
 ENDED = frozenset({"succeeded", "failed", "cancelled", "expired"})
 STEP_ENDED = frozenset({"succeeded", "failed", "skipped", "cancelled"})
+REUSABLE = frozenset({"base", "prepare", "edit", "tune", "stress", "probe"})
+STORED = frozenset({"prepare", "edit"})  # steps that leave an artifact to others
 AUDIT_MOVES: dict[str, set[str]] = {
     "queued": {"running", "cancelled", "expired"},
     "running": {"queued", "cancelling", "succeeded", "failed", "expired"},
@@ -24,14 +26,14 @@ STEP_MOVES: dict[str, set[str]] = {
 
 @dataclass(eq=False)
 class ModelStep:
-    """One step; `artifact` is what an edit leaves behind."""
+    """One step; `reads` is the one whose artifact it needs."""
 
     id: str
     position: int
     kind: str
     key: str
     needs: list[ModelStep]
-    edit: ModelStep | None = None
+    reads: ModelStep | None = None
     status: str = "pending"
     ready_at: datetime | None = None
     finished_at: datetime | None = None

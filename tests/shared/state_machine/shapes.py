@@ -11,16 +11,18 @@ OLD_CODE = "o" * 64
 
 @dataclass(frozen=True)
 class Shape:
-    """Edits by name, and fine-tunings as (edit or None for the base, recipe)."""
+    """Edits by name, fine-tunings as (edit or None for the base, recipe), edits that need a preparation."""
 
     edits: tuple[str, ...]
     tunings: tuple[tuple[str | None, str], ...]
+    prepared: tuple[str, ...] = ()
 
 
 SHAPES = (
     Shape(("a",), (("a", "r"),)),
     Shape(("a",), (("a", "r"), ("a", "s"))),
     Shape(("a", "b"), ((None, "r"), ("a", "r"), ("b", "r"))),
+    Shape(("a", "b"), (("a", "r"), ("b", "r")), prepared=("b",)),
 )
 
 
@@ -48,12 +50,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step as a plan lays it out; `needs` and `edit` are places in the list of steps."""
+    """One step as a plan lays it out; `needs` and `reads` are places in the list of steps.
+
+    reads: the step whose artifact it needs.
+    """
 
     kind: StepKind
     key: str
     needs: tuple[int, ...]
-    edit: int | None = None
+    reads: int | None = None
 
 
 def lay_out(wish: Wish, audit_id: str) -> list[PlannedStep]:
@@ -62,8 +67,13 @@ def lay_out(wish: Wish, audit_id: str) -> list[PlannedStep]:
     steps = [PlannedStep(StepKind.BASE, f"{prefix} base", ())]
     places: dict[str | None, tuple[int, ...]] = {None: (0,)}
     for edit in wish.shape.edits:
+        prepared = None
+        if edit in wish.shape.prepared:
+            prepared = len(steps)
+            steps.append(PlannedStep(StepKind.PREPARE, f"{prefix} prepare {edit}", ()))
         places[edit] = (0, len(steps))
-        steps.append(PlannedStep(StepKind.EDIT, f"{prefix} edit {edit}", (0,)))
+        needs = (0,) if prepared is None else (0, prepared)
+        steps.append(PlannedStep(StepKind.EDIT, f"{prefix} edit {edit}", needs, prepared))
     for tuned, recipe in wish.shape.tunings:
         edited = None if tuned is None else places[tuned][1]
         steps.append(PlannedStep(StepKind.TUNE, f"{prefix} tune {tuned} {recipe}", places[tuned], edited))

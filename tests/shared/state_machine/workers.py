@@ -31,7 +31,7 @@ from tests.shared.state_machine.model import (
     RETRY_WAIT_SECONDS,
     TURN_SECONDS,
 )
-from tests.shared.state_machine.records import ModelAttempt, ModelStep
+from tests.shared.state_machine.records import STORED, ModelAttempt, ModelStep
 from tests.shared.state_machine.shapes import OLD_CODE
 
 T = TypeVar("T")
@@ -128,10 +128,10 @@ def steps_end(ending: Ending, of: ModelStep, publish: Callable[[Session], None] 
             raise ArtifactStoreUnavailable(OSError("no route to the store"))
         if ending is Ending.ASKED_TO_LEAVE:
             raise AskedToLeave
-        if ending is Ending.INPUT_DAMAGED and of.edit is not None:
-            raise InputDamaged(of.edit.id, "the delta does not have its hash")
+        if ending is Ending.INPUT_DAMAGED and of.reads is not None:
+            raise InputDamaged(of.reads.id, "the delta does not have its hash")
         record = {"verdict": "pass"} if of.kind == "analyse" else {}
-        artifact = Artifact(of.current_key, SHA256) if of.kind == "edit" else None
+        artifact = Artifact(of.current_key, SHA256) if of.kind in STORED else None
         return StepOutcome(record=record, artifact=artifact, publish=publish)
 
     real = dict(order.RUN)
@@ -164,7 +164,7 @@ def publish(session: Session, audit_id: str, planned: list[ModelStep]) -> None:
             key=step.key,
             code_version=OLD_CODE if step.key.startswith("old") else code_version(),
             needs=[needed.id for needed in step.needs],
-            inputs={"edit_step": step.edit.id if step.edit else None},
+            inputs={"edit_step": step.reads.id if step.reads else None},
             status=StepStatus(step.status),
             finished_at=step.finished_at,
             source_step_id=step.source,

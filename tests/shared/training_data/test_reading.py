@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from shared import training_data
 from shared.docstrings import (
     DOCSTRING_MODULES,
     PRETRAINING_MODULES,
@@ -14,14 +13,23 @@ from shared.docstrings import (
     source_of,
 )
 from shared.recipes import InstructionRecord, Objective, TextRecord, TrainingData
-from shared.training_data import UnusableTrainingData, content_hash, read_records, split_held_out
+from shared.training_data import (
+    Origins,
+    UnusableTrainingData,
+    content_hash,
+    formats,
+    read_records,
+    split_held_out,
+)
 
 TEXT = Objective.CAUSAL_LM
 INSTRUCTIONS = Objective.INSTRUCTIONS
 
 
 def read(root: Path, name: str, objective: Objective = TEXT, limit: int | None = None) -> list[object]:
-    return list(read_records(TrainingData(source=f"file:{name}", limit=limit), objective, [root]))
+    return list(
+        read_records(TrainingData(source=f"file:{name}", limit=limit), objective, Origins(data_roots=[root]))
+    )
 
 
 def refusal(root: Path, name: str, objective: Objective = TEXT) -> UnusableTrainingData:
@@ -36,7 +44,7 @@ def texts(count: int) -> list[TextRecord]:
 
 def test_inline_records_come_back_as_given() -> None:
     records = tuple(texts(3))
-    assert read_records(TrainingData(records=records), TEXT, []) == list(records)
+    assert read_records(TrainingData(records=records), TEXT, Origins()) == list(records)
 
 
 def test_every_docstring_module_has_source_in_this_python() -> None:
@@ -55,7 +63,7 @@ def test_docstrings_are_three_quarters_for_pretraining_and_enough_for_both() -> 
 
 
 def test_builtin_docstrings_are_plain_distinct_sentences() -> None:
-    records = read_records(TrainingData(source="builtin:docstrings"), TEXT, [])
+    records = read_records(TrainingData(source="builtin:docstrings"), TEXT, Origins())
     found = [record.text for record in records if isinstance(record, TextRecord)]
     assert len(found) == len(set(found)) > 1000
     assert all(text[0].isupper() and text.endswith(".") and "\n" not in text for text in found)
@@ -63,7 +71,7 @@ def test_builtin_docstrings_are_plain_distinct_sentences() -> None:
 
 def test_docstrings_are_refused_for_instructions() -> None:
     with pytest.raises(UnusableTrainingData) as caught:
-        read_records(TrainingData(source="builtin:docstrings"), INSTRUCTIONS, [])
+        read_records(TrainingData(source="builtin:docstrings"), INSTRUCTIONS, Origins())
     assert caught.value.field == "prompt"
 
 
@@ -78,15 +86,13 @@ def test_json_lines_ignore_other_fields_blank_lines_and_blank_texts(tmp_path: Pa
     assert read(tmp_path, "a.jsonl") == [TextRecord(text="one"), TextRecord(text="two\u2028still two")]
 
 
-def test_json_list_takes_both_instruction_shapes(tmp_path: Path) -> None:
+def test_input_of_an_instruction_follows_it_where_there_is_one(tmp_path: Path) -> None:
     content = [
-        {"prompt": "p", "completion": "c"},
         {"instruction": "i", "input": "x", "output": "o"},
         {"instruction": "j", "input": "", "output": "o", "text": "ignored"},
     ]
     (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
     assert read(tmp_path, "a.json", INSTRUCTIONS) == [
-        InstructionRecord(prompt="p", completion="c"),
         InstructionRecord(prompt="i\n\nx", completion="o"),
         InstructionRecord(prompt="j", completion="o"),
     ]
@@ -101,7 +107,7 @@ def test_file_is_found_in_the_second_root(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "a.txt").write_text("one\n\ntwo", encoding="utf-8")
     data = TrainingData(source="file:a.txt")
-    assert len(read_records(data, TEXT, [tmp_path / "missing", tmp_path / "b"])) == 2
+    assert len(read_records(data, TEXT, Origins(data_roots=[tmp_path / "missing", tmp_path / "b"]))) == 2
 
 
 @pytest.mark.parametrize(
@@ -117,7 +123,7 @@ def test_file_is_found_in_the_second_root(tmp_path: Path) -> None:
         ('{"text": "\\ud800"}', TEXT, 1, "text"),
         ("[" * 100_000, TEXT, 1, None),
         ('{"text": "a", "n": ' + "9" * 5000 + "}", TEXT, 1, None),
-        ('{"text": "' + "a" * 100_001 + '"}', TEXT, 1, "text"),
+        ('{"text": "' + "a" * 5_000_001 + '"}', TEXT, 1, "text"),
         ('{"text": "a"}', INSTRUCTIONS, 1, "prompt"),
         ('{"prompt": "a"}', INSTRUCTIONS, 1, "completion"),
         ('{"instruction": "a"}', INSTRUCTIONS, 1, "output"),
@@ -160,7 +166,7 @@ def test_fewer_than_two_distinct_records_are_refused(tmp_path: Path) -> None:
 
 
 def test_file_over_the_size_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_data, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(formats, "MAX_FILE_BYTES", 10)
     (tmp_path / "a.txt").write_text("one two\n\nthree", encoding="utf-8")
     assert "larger" in refusal(tmp_path, "a.txt").reason
 
@@ -187,8 +193,8 @@ def test_symbolic_link_out_of_the_root_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_suffix_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    assert ".jsonl" in refusal(tmp_path, "a.parquet").reason
+    (tmp_path / "a.pickle").write_bytes(b"one")
+    assert ".jsonl" in refusal(tmp_path, "a.pickle").reason
 
 
 def test_content_hash_follows_content_and_order() -> None:
