@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 EXIT_SECONDS = 5.0  # from closing its output to being gone, for a child that ends by itself
-IDLE_SECONDS = 5.0  # about as long as a child takes to start
+IDLE_SECONDS = 30.0  # several starts of a child, so that workers kept waiting do not start one in turns
 IDLE_LOOK_SECONDS = 0.25
 
 
