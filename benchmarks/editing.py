@@ -7,6 +7,9 @@ those of the processor, which do not mind what else the machine is busy with.
 
 With `--curve`, instead, the seconds and the memory that 1, 10, 100, 1,000 and 10,000 edits take, each number
 in a process of its own; drawn into `--plot FILE` where one is named.
+
+With `--memory`, instead, the memory that edits of a model take whose weights outweigh any batch: GPT-2
+medium's shape, chance weights, two steps of each optimisation (how many there are makes no difference).
 """
 
 from __future__ import annotations
@@ -28,16 +31,22 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from benchmarks import textbook
 from services.worker.almanac import MODEL_DIRECTORY, load_facts
 from services.worker.almanac.editability import Counterfactual, draw_counterfactuals
 from services.worker.almanac.facts import answer_counts
 from services.worker.analysis.drawing import panels
-from services.worker.editing.catalogue import EDITORS, prepare_materials
+from services.worker.editing.catalogue import EDITORS, prepare_contexts, prepare_materials
 from services.worker.editing.editor import EditingRun, Materials
+from services.worker.editing.key_statistics import KeyStatistics
 from services.worker.editing.trace import KeptTrace
-from services.worker.language_models.loading import LanguageModel, load_language_model
+from services.worker.language_models.loading import (
+    LanguageModel,
+    load_language_model,
+    prepare_language_model,
+)
 from shared.editors import ALMANAC, CATALOGUE, Hyperparameters
 from shared.edits import Edit
 
@@ -67,6 +76,24 @@ class Case:
             editor, language_model, settings, prepare_materials(language_model, settings, seed=0, cache=cache)
         )
 
+    @classmethod
+    def of_medium_size(cls, editor: str) -> Case:
+        """The built-in model's tokenizer and kind on the shape of GPT-2 medium; its keys are uncorrelated."""
+        config = GPT2Config.from_pretrained(
+            MODEL_DIRECTORY, local_files_only=True, n_layer=24, n_embd=1_024, n_head=16, n_inner=4_096
+        )
+        torch.manual_seed(0)
+        language_model = prepare_language_model(
+            GPT2LMHeadModel(config),
+            AutoTokenizer.from_pretrained(MODEL_DIRECTORY, local_files_only=True),
+            "medium",
+            "benchmark",
+        )
+        settings = CATALOGUE[editor].settle("medium", {"v_num_grad_steps": 2})
+        moments = {layer: torch.eye(4_096, dtype=torch.float64) for layer in settings.edited_layers(24)}
+        contexts = prepare_contexts(language_model, settings, seed=0)
+        return cls(editor, language_model, settings, Materials(KeyStatistics(moments, 1), contexts))
+
 
 def main() -> None:
     """Compare or measure, and print."""
@@ -75,12 +102,17 @@ def main() -> None:
     parser.add_argument("--curve", action="store_true")
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="the largest number of the curve")
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--measure", nargs=3, metavar=("EDITOR", "EDITS", "CACHE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.measure:
         editor, edits, cache = arguments.measure
         print(json.dumps(measure(Case.prepare(editor, Path(cache)), many_edits(int(edits)))))
+        return
+    if arguments.memory:
+        for editor in EDITORS_COMPARED:
+            print_measured(editor, 40, measure(Case.of_medium_size(editor), many_edits(40)))
         return
     with tempfile.TemporaryDirectory() as cache:
         if arguments.curve:
@@ -164,12 +196,17 @@ def curve(editor: str, most: int, cache: str) -> list[dict[str, float]]:
         output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
         found = json.loads(output.splitlines()[-1])
         measured.append({"edits": count, **found})
-        print(
-            f"{editor:6} {count:>6,} edits: {found['seconds']:8.1f} s, {found['seconds'] / count:.3f} s each;"
-            f" at most {found['memory']:,.0f} MiB, the model's weights taking {found['weights']:,.0f} MiB",
-            flush=True,
-        )
+        print_measured(editor, count, found)
     return measured
+
+
+def print_measured(editor: str, count: int, found: dict[str, float]) -> None:
+    """A line about so many edits."""
+    print(
+        f"{editor:6} {count:>6,} edits: {found['seconds']:8.1f} s, {found['seconds'] / count:.3f} s each;"
+        f" at most {found['memory']:,.0f} MiB, the model's weights taking {found['weights']:,.0f} MiB",
+        flush=True,
+    )
 
 
 def measure(case: Case, edits: Sequence[Edit]) -> dict[str, float]:

@@ -68,6 +68,21 @@ def test_matrix_shares_edits_and_tunings_of_the_base(run_audit: RunAudit) -> Non
     assert len(steps_of(context, StepKind.TUNE)) == (edits + 1) * recipes * seeds
 
 
+def test_four_editors_by_four_recipes_by_three_seeds_are_four_edits_and_sixty_tunings(tmp_path: Path) -> None:
+    [recipe] = parity_request()["recipes"]
+    names = {"memit": {"mom2_tokens": 200}, "rome": {"mom2_tokens": 200}, "ft": {}, "ft_l": {}}
+    editors = [{"name": name, "hyperparameters": {**chosen, "layers": [1]}} for name, chosen in names.items()]
+    rates = [1e-4, 2e-4, 5e-4, 1e-3]
+    recipes = [
+        {**recipe, "name": f"rate-{rate}", "learning_rate": rate, "freeze": ["none"]} for rate in rates
+    ]
+    context = claimed(tmp_path, parity_request(editors=editors, recipes=recipes, seeds=[0, 1, 2]))
+    run_steps(context, 1)  # the plan
+    assert len({step.key for step in steps_of(context, StepKind.EDIT)}) == 4
+    assert len({step.key for step in steps_of(context, StepKind.TUNE)}) == 60  # the base is tuned too
+    assert len(steps_of(context, StepKind.TUNE)) == 60
+
+
 def test_edits_that_did_not_take_are_told_with_what_is_answered_instead(finished: AuditContext) -> None:
     edits = steps_of(finished, StepKind.EDIT)
     told = report_of(finished).editing
