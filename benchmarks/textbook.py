@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from services.worker.editing.editor import Materials
+from services.worker.editing.key_statistics import solve_second_moment
 from services.worker.editing.target_requests import TargetRequest, target_requests
 from services.worker.editing.token_positions import SubjectSequence
 from services.worker.language_models.anatomy import down_projection_weight, hidden_of
@@ -63,7 +64,7 @@ def memit(
                 for request in requests
             ]
         ).double()
-        preserved = settings.mom2_update_weight * materials.statistics.second_moment(layer, keys.device)
+        preserved = settings.mom2_update_weight * second_moment(materials, layer)
         adjusted = torch.linalg.solve(preserved + keys.T @ keys, keys.T)  # (λC + K Kᵀ)⁻¹ K
         residual = (targets.double() - current) / (len(layers) - place)
         change = (adjusted @ residual).float()  # (d_ff, hidden)
@@ -84,7 +85,7 @@ def rome(
     (layer,) = settings.edited_layers(len(anatomy.blocks))
     down_projection = model.get_submodule(anatomy.mlp_down_projections[layer])
     _, transposed = down_projection_weight(model, anatomy, layer)
-    inverse = torch.linalg.inv(materials.statistics.second_moment(layer, language_model.device)).float()
+    inverse = torch.linalg.inv(second_moment(materials, layer)).float()
     targets, deltas = [], []
     for request in target_requests(language_model, edits, materials.contexts):
         key = at_subject(language_model, request.prompts, down_projection, "input").mean(dim=0)
@@ -148,6 +149,13 @@ def find_target(
                     change.mul_(longest / change.norm())
     assert not math.isnan(loss.item())
     return initial[0] + change.detach()
+
+
+def second_moment(materials: Materials, layer: int) -> Tensor:
+    """C with the ridge that ours adds where it is as good as singular, for both to invert the same matrix."""
+    moment = materials.statistics.second_moment(layer, torch.device("cpu"))
+    _, ridge = solve_second_moment(moment, moment[:, :1])
+    return moment + ridge * torch.eye(len(moment), dtype=moment.dtype)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from services.worker.editing.editor import EditingRun, EditOutcome, Materials
-from services.worker.editing.key_statistics import solve_positive
+from services.worker.editing.key_statistics import solve_positive, solve_second_moment
 from services.worker.editing.key_value_edits import write_edits
 from services.worker.editing.layer_updates import Rule
 from services.worker.editing.memit import key_readout
@@ -42,10 +42,10 @@ def constrained_readout(keys: Tensor, second_moment: Tensor) -> tuple[Tensor, fl
     """(Kᵀ C⁻¹ K)⁻¹ Kᵀ C⁻¹, EMMET's closed form: each key is answered with exactly its edit, others least.
 
     keys: (edits, d_ff) float32; second_moment: C, (d_ff, d_ff) float64. Returns (edits, d_ff) float64 and the
-    ridge of `solve_positive`. Keys that cannot all be answered so, for they are alike or more than d_ff, are
-    answered as near to it as can be.
+    ridge of `solve_second_moment`. Keys that cannot all be answered so, for they are alike or more than d_ff,
+    are answered as near to it as can be.
     """
     columns = keys.double().T  # K, (d_ff, edits)
-    whitened, ridge = solve_positive(second_moment, columns)  # C⁻¹ K
+    whitened, ridge = solve_second_moment(second_moment, columns)  # C⁻¹ K
     readout, _ = solve_positive(columns.T @ whitened, whitened.T)
     return readout, ridge

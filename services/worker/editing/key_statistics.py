@@ -23,8 +23,10 @@ from services.worker.language_models.progress import Progress, untold
 CACHE_VERSION = 4
 FINISHED, UNFINISHED = "key-statistics", "unfinished-key-statistics"
 ABANDONED_AFTER_SECONDS = 7 * 24 * 3600.0
-# Added to the diagonal, relative to its mean, when a second moment is singular: a neuron of a ReLU MLP that
-# no text of the corpus activates leaves a row of zeros.
+# Added to the diagonal, relative to its mean, when a second moment is singular or as good as that. A neuron
+# that hardly any text of the corpus activates leaves a row of all but zeros, and edits would be written there
+# with weights many thousand times as large as the model's own: they answer the prompts, but no rounding of
+# the weights leaves them. The reference numbers' moments are a hundred times and more above it.
 RELATIVE_RIDGE = 1e-6
 
 
@@ -60,17 +62,24 @@ class NotPositive(Exception):
         )
 
 
-def solve_positive(matrix: Tensor, right: Tensor) -> tuple[Tensor, float]:
+def solve_second_moment(moment: Tensor, right: Tensor) -> tuple[Tensor, float]:
+    """As `solve_positive`, where a pivot below the ridge counts as zero: `moment` is an estimate."""
+    return solve_positive(moment, right, least_pivot=RELATIVE_RIDGE)
+
+
+def solve_positive(matrix: Tensor, right: Tensor, least_pivot: float = 0.0) -> tuple[Tensor, float]:
     """Solve `matrix` x = `right` for a symmetric positive (semi)definite float64 matrix.
 
-    matrix: (n, n); right: (n, m). Returns x, (n, m) float64, and what had to be added to the diagonal for
-    the matrix to be invertible: zero unless it is singular. Raises NotPositive where that does not help.
+    matrix: (n, n); right: (n, m); least_pivot: relative to the mean of the diagonal. Returns x, (n, m)
+    float64, and what had to be added to the diagonal for all pivots to be above that: zero unless one was
+    not. Raises NotPositive where that does not help.
     """
+    mean = float(matrix.diagonal().mean())
     factor, failed = torch.linalg.cholesky_ex(matrix)
     ridge = 0.0
-    if int(failed) != 0:
+    if int(failed) != 0 or float(factor.diagonal().square().min()) < least_pivot * mean:
         del factor  # at the widths of large models there is room for one
-        ridge = RELATIVE_RIDGE * float(matrix.diagonal().mean())
+        ridge = RELATIVE_RIDGE * mean
         with raised_diagonal(matrix, ridge):
             factor, failed = torch.linalg.cholesky_ex(matrix)
         if int(failed) != 0:

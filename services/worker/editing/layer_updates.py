@@ -33,9 +33,9 @@ class Rule:
     """How a method finds what one layer must add: ΔW = share(gap) · readout(keys).
 
     readout: given a layer and the keys there, (edits, d_ff) float32, returns what answers each of them with
-    its edit, (edits, d_ff) float64, and the ridge of `solve_positive`. place: in the last edited layer, where
-    target vectors are found. share: of the gap, (edits, hidden), with so many layers left. remember: told a
-    layer's keys when a batch is written and another follows.
+    its edit, (edits, d_ff) float64, and the ridge of `solve_second_moment`. place: in the last edited
+    layer, where target vectors are found. share: of the gap, (edits, hidden), with so many layers left.
+    remember: told a layer's keys when a batch is written and another follows.
     """
 
     readout: Callable[[int, Tensor], tuple[Tensor, float]]
@@ -49,7 +49,7 @@ class LayerUpdate:
     """What was written to one block's down-projection.
 
     keys: (edits, d_ff) float32; gap: what the place of the targets still lacked of z, (edits, hidden)
-    float32; delta: in the parameter's own layout; ridge: see `solve_positive`.
+    float32; delta: in the parameter's own layout; ridge: see `solve_second_moment`.
     """
 
     layer: int

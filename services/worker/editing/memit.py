@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from services.worker.editing.editor import EditingRun, EditOutcome, Materials
-from services.worker.editing.key_statistics import solve_positive
+from services.worker.editing.key_statistics import solve_positive, solve_second_moment
 from services.worker.editing.key_value_edits import write_edits
 from services.worker.editing.layer_updates import Rule
 from services.worker.language_models.loading import LanguageModel
@@ -38,17 +38,17 @@ def key_readout(keys: Tensor, second_moment: Tensor, preservation: float) -> tup
     """Kᵀ (λC + K Kᵀ)⁻¹, which answers each key with its edit and preserved keys with nothing (MEMIT, eq. 14).
 
     keys: (edits, d_ff) float32; second_moment: C, (d_ff, d_ff) float64; preservation: λ.
-    Returns (edits, d_ff) float64 and the ridge of `solve_positive`. With fewer edits than d_ff it is found
-    as (I + Kᵀ (λC)⁻¹ K)⁻¹ Kᵀ (λC)⁻¹ (Woodbury), so that all but one solve have the size of the edits; there
-    λ divides the solution rather than multiply C, which is as large as many a model's largest weight, and
-    the ridge is that of C.
+    Returns (edits, d_ff) float64 and the ridge of `solve_second_moment`. With fewer edits than d_ff it is
+    found as (I + Kᵀ (λC)⁻¹ K)⁻¹ Kᵀ (λC)⁻¹ (Woodbury), so that all but one solve have the size of the edits;
+    there λ divides the solution rather than multiply C, which is as large as many a model's largest weight,
+    and the ridge is that of C.
     """
     columns = keys.double().T  # K, (d_ff, edits)
     if columns.shape[1] >= columns.shape[0]:
         moment = torch.addmm(second_moment, columns, columns.T, beta=preservation)
-        solved, ridge = solve_positive(moment, columns)
+        solved, ridge = solve_second_moment(moment, columns)
         return solved.T, ridge
-    whitened, ridge = solve_positive(second_moment, columns)
+    whitened, ridge = solve_second_moment(second_moment, columns)
     whitened /= preservation  # (λC)⁻¹ K
     inner = columns.T @ whitened
     inner.diagonal().add_(1.0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from services.worker.editing.editor import EditFailed, EditingRun, EditOutcome, Materials
-from services.worker.editing.key_statistics import solve_positive
+from services.worker.editing.key_statistics import solve_second_moment
 from services.worker.editing.key_value_edits import counted_from
 from services.worker.editing.keys import weighted_keys
 from services.worker.editing.layer_updates import product
@@ -53,7 +53,7 @@ class RankOneUpdates:
 
     targets: z, (edits, hidden); mean_keys: k̄, (edits, d_ff); answered_keys: k0, (edits, d_ff); values: m0,
     what the layer answers them with as yet, (edits, hidden); directions: u, (edits, d_ff); answers: r,
-    (edits, hidden); all float32. losses: see `TargetVectors`; ridge: see `solve_positive`.
+    (edits, hidden); all float32. losses: see `TargetVectors`; ridge: see `solve_second_moment`.
     """
 
     targets: Tensor
@@ -208,9 +208,9 @@ def key_directions(keys: Tensor, second_moment: Tensor) -> tuple[Tensor, float]:
     """u = C⁻¹k̄ / ‖C⁻¹k̄‖: to which the keys of other texts respond least (ROME, eq. 2).
 
     keys: k̄, (edits, d_ff) float32; second_moment: C, (d_ff, d_ff) float64. Returns (edits, d_ff) float32 and
-    the ridge of `solve_positive`.
+    the ridge of `solve_second_moment`.
     """
-    solved, ridge = solve_positive(second_moment, keys.double().T)
+    solved, ridge = solve_second_moment(second_moment, keys.double().T)
     directions = solved / torch.linalg.vector_norm(solved, dim=0)
     return directions.T.float().contiguous(), ridge
 

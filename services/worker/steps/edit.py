@@ -67,6 +67,7 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
             "target_tokens": target_tokens(language_model, context.request.edits),
             "losses": [[row[0], row[-1]] for row in outcome.losses if row],
             "key_statistics": recorded(statistics),
+            "ridges": {str(layer): ridge for layer, ridge in outcome.ridges.items()},
             "free_directions": {str(layer): count for layer, count in outcome.free_directions.items()},
             "fluency": fluency,
             "warnings": [f"{step.title}: {warning}" for warning in warnings],

@@ -12,6 +12,7 @@ from services.worker.editing.key_statistics import (
     NotPositive,
     collect_key_statistics,
     solve_positive,
+    solve_second_moment,
 )
 from services.worker.editing.memit import key_readout
 from services.worker.language_models.batching import encode_prompts
@@ -310,6 +311,23 @@ def test_a_neuron_that_never_fired_does_not_break_the_solve() -> None:
     solved, ridge = solve_positive(moment, torch.tensor([[1.0], [2.0], [0.0]], dtype=torch.float64))
     assert 0 < ridge < 1e-5
     assert solved[:, 0].tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-5)
+
+
+def test_a_neuron_that_hardly_ever_fired_is_not_written_to_with_huge_weights() -> None:
+    moment = torch.diag(torch.tensor([1.0, 2.0, 1e-12], dtype=torch.float64))
+    right = torch.tensor([[1.0], [2.0], [1e-6]], dtype=torch.float64)
+    exact, none = solve_positive(moment, right)
+    assert exact[2, 0] == pytest.approx(1e6)
+    assert none == 0
+    solved, ridge = solve_second_moment(moment, right)
+    assert solved[:, 0].tolist() == pytest.approx([1.0, 1.0, 1.0], abs=1e-5)
+    assert ridge == pytest.approx(1e-6)
+
+
+def test_a_moment_that_settles_every_direction_is_taken_as_it_is() -> None:
+    moment = torch.diag(torch.tensor([1.0, 2.0, 1e-5], dtype=torch.float64))
+    _, ridge = solve_second_moment(moment, torch.ones(3, 1, dtype=torch.float64))
+    assert ridge == 0
 
 
 def test_a_solve_leaves_the_matrix_as_it_was() -> None:
