@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="the largest number of the curve")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--measure-medium", nargs=2, metavar=("EDITOR", "EDITS"), help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=3, metavar=("EDITOR", "EDITS", "CACHE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -110,9 +111,13 @@ def main() -> None:
         editor, edits, cache = arguments.measure
         print(json.dumps(measure(Case.prepare(editor, Path(cache)), many_edits(int(edits)))))
         return
+    if arguments.measure_medium:
+        editor, edits = arguments.measure_medium
+        print(json.dumps(measure(Case.of_medium_size(editor), many_edits(int(edits)))))
+        return
     if arguments.memory:
         for editor in EDITORS_COMPARED:
-            print_measured(editor, 40, measure(Case.of_medium_size(editor), many_edits(40)))
+            print_measured(editor, 10, in_another_process("--measure-medium", editor, "10"))
         return
     with tempfile.TemporaryDirectory() as cache:
         if arguments.curve:
@@ -191,13 +196,19 @@ def curve(editor: str, most: int, cache: str) -> list[dict[str, float]]:
     Case.prepare(editor, Path(cache))  # fills the cache, so that no measured process has to
     measured = []
     for count in [count for count in COUNTS if count <= most]:
-        command = [sys.executable, "-m", "benchmarks.editing", "--measure", editor, str(count), cache]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-        found = json.loads(output.splitlines()[-1])
+        found = in_another_process("--measure", editor, str(count), cache)
         measured.append({"edits": count, **found})
         print_measured(editor, count, found)
     return measured
+
+
+def in_another_process(*arguments: str) -> dict[str, float]:
+    """What a process of its own, with these arguments, measures."""
+    command = [sys.executable, "-m", "benchmarks.editing", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    found: dict[str, float] = json.loads(output.splitlines()[-1])
+    return found
 
 
 def print_measured(editor: str, count: int, found: dict[str, float]) -> None:

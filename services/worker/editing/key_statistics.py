@@ -72,7 +72,8 @@ def solve_positive(matrix: Tensor, right: Tensor, least_pivot: float = 0.0) -> t
 
     matrix: (n, n); right: (n, m); least_pivot: relative to the mean of the diagonal. Returns x, (n, m)
     float64, and what had to be added to the diagonal for all pivots to be above that: zero unless one was
-    not. Raises NotPositive where that does not help.
+    not. Raises NotPositive where that does not help. It holds one matrix of this size beside `matrix`
+    (torch.cholesky_solve would hold two).
     """
     mean = float(matrix.diagonal().mean())
     factor, failed = torch.linalg.cholesky_ex(matrix)
@@ -84,7 +85,8 @@ def solve_positive(matrix: Tensor, right: Tensor, least_pivot: float = 0.0) -> t
             factor, failed = torch.linalg.cholesky_ex(matrix)
         if int(failed) != 0:
             raise NotPositive
-    return torch.cholesky_solve(right, factor), ridge
+    halfway = torch.linalg.solve_triangular(factor, right, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, halfway, upper=True), ridge
 
 
 @contextmanager

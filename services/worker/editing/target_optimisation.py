@@ -30,7 +30,7 @@ from shared.editors import TargetHyperparameters
 LOSS_THRESHOLD = 0.05
 # What activations may take of the memory that the weights take, or in bytes if that is more; and how many
 # tokens are enough, a step with more of them being no faster.
-ACTIVATION_SHARE, FEWEST_BYTES = 1 / 16, 256 * 2**20
+ACTIVATION_SHARE, FEWEST_BYTES = 1 / 16, 96 * 2**20
 ENOUGH_TOKENS = 1_024
 
 
