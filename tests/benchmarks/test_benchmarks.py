@@ -38,7 +38,7 @@ def test_bare_audit_comes_to_a_verdict(
 def test_benchmark_of_tuning_prints_a_ratio_to_each_other_way(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["tuning", "--steps", "1"])
+    monkeypatch.setattr(sys, "argv", ["tuning", "--steps", "2", "--rounds", "1"])
     tuning.main()
     last = capsys.readouterr().out.splitlines()[-1]
     assert re.fullmatch(

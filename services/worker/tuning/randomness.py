@@ -56,11 +56,15 @@ def deterministic_algorithms() -> Iterator[None]:
     """Have torch choose deterministic kernels, warning where it knows none.
 
     On CUDA this needs CUBLAS_WORKSPACE_CONFIG in the environment before the process first multiplies.
+    New tensors are not filled, which torch would do to catch reads of what was never written: it takes time.
     """
     before = torch.are_deterministic_algorithms_enabled()
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=only_warned)
+        torch.utils.deterministic.fill_uninitialized_memory = filled

@@ -78,8 +78,7 @@ class PlainTrainer(Trainer):
         for part, by_name in self.checkpoint.optimizer.items():
             for name, tensor in by_name.items():
                 parameter = self.model.get_parameter(name)
-                device = "cpu" if part == "step" else parameter.device  # where AdamW itself keeps them
-                self.optimizer.state[parameter][part] = tensor.to(device, copy=True)
+                self.optimizer.state[parameter][part] = tensor.to(parameter.device, copy=True)
         for group, rate in zip(self.optimizer.param_groups, self.checkpoint.learning_rates, strict=True):
             group["lr"] = rate
         self.lr_scheduler.load_state_dict(self.checkpoint.scheduler)
@@ -157,7 +156,7 @@ def training_arguments(
         max_steps=recipe.steps,
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=recipe.batch_size // micro_batch,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         lr_scheduler_type=SCHEDULES[recipe.schedule],
