@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
+from shared.paraphrases import OWN
 from shared.reports.parts import Interval, ReportPart
 
 
@@ -57,12 +60,18 @@ class EditNotTaken(ReportPart):
 
 
 class Editing(ReportPart):
-    """How one application of an editor went, before any fine-tuning."""
+    """How one application of an editor went, before any fine-tuning.
+
+    paraphrase_source: where the paraphrases that it was given come from. ridges: by block, what was added to
+    the diagonal of a second moment that was singular or as good as that.
+    """
 
     editor: str
     paraphrases: int
+    paraphrase_source: str = OWN
     edits: int
     not_taken: list[EditNotTaken]
+    ridges: dict[int, float] = Field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.editor} · k={self.paraphrases}"

@@ -32,7 +32,7 @@ from shared.reports import (
     WeightDrift,
 )
 from shared.reports.parts import PER_PAIR, PER_TOKEN
-from shared.requests import Configuration
+from shared.requests import AuditRequest, Configuration
 from shared.states import StepKind, StepStatus
 from shared.tables import Audit, ProbeRow, Step, StoredReport
 
@@ -87,7 +87,7 @@ def gather(context: AuditContext, step: Step) -> AuditFindings:
         warnings=warnings(steps),
         provenance=provenance(context, steps),
         overlap=recorded_overlap(steps),
-        editing=list(editing(steps, len(request.edits))),
+        editing=list(editing(steps, request)),
         tracing=tracing(steps),
         key_statistics=key_statistics(steps),
         features=edit_features(request.edits, steps),
@@ -223,15 +223,18 @@ def warnings(steps: list[Step]) -> list[str]:
     return told + differences(outcome["environment"] for outcome in outcomes if "environment" in outcome)
 
 
-def editing(steps: list[Step], edits: int) -> Iterable[Editing]:
+def editing(steps: list[Step], request: AuditRequest) -> Iterable[Editing]:
     """How each edit step went that got to its end."""
+    sources = {choice.key: choice.paraphrase_source for choice in request.editors}
     for step in steps:
         if step.kind is StepKind.EDIT and step.outcome is not None:
             yield Editing(
                 editor=step.inputs["editor"],
                 paraphrases=step.inputs["paraphrases"],
-                edits=edits,
+                paraphrase_source=sources[step.inputs["editor"]],
+                edits=len(request.edits),
                 not_taken=step.outcome["not_taken"],
+                ridges=step.outcome.get("ridges", {}),
             )
 
 

@@ -194,6 +194,18 @@ def test_edits_that_did_not_take_are_shown_with_the_answer_instead(report: Repor
     assert "And 200, 202." in shown
 
 
+def test_provenance_names_the_source_of_paraphrases_and_what_was_added_to_second_moments(
+    report: Report, page: str
+) -> None:
+    assert "Paraphrases of" not in page
+    written = not_taken(0).model_copy(update={"paraphrase_source": "templates", "ridges": {2: 1.5e-6}})
+    shown = render_page(report.model_copy(update={"editing": [written]}))
+    assert "Paraphrases of memit · k=1</th><td><code>templates</code>" in shown
+    assert "Ridges of memit · k=1</th><td>1.5e-06 (block 2)" in shown
+    shown = render_page(report.model_copy(update={"editing": [not_taken(0)]}))
+    assert "the edits’ own, the first 1 of each" in shown
+
+
 def test_answer_of_a_model_cannot_add_elements_to_the_page(report: Report) -> None:
     shown = render_page(report.model_copy(update={"editing": [not_taken(1, HOSTILE)]}))
     assert {"script", "img"}.isdisjoint(Elements(shown).names())
