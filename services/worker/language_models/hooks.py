@@ -20,17 +20,32 @@ def intercepted_output(model: nn.Module, path: str, replace: Replace) -> Iterato
     model, because an adapter may be put around it in the meantime: what is replaced is then what the two of
     them put out together.
     """
-    hooked: list[nn.Module] = []
-
-    def put_out(_module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return with_hidden(output, replace(args[0], hidden_of(output)))
-
-    def follow(_model: nn.Module, _args: tuple[Any, ...]) -> None:
-        module = model.get_submodule(path)
-        if hooked != [module]:
-            on_module.close()
-            on_module.callback(module.register_forward_hook(put_out).remove)
-            hooked[:] = [module]
-
-    with ExitStack() as on_module, model.register_forward_pre_hook(follow):
+    interception = Interception(path, replace)
+    with interception.on_module, model.register_forward_pre_hook(interception):
         yield
+
+
+def is_intercepted(model: nn.Module) -> bool:
+    """Whether any module's output is replaced by `intercepted_output`."""
+    return any(isinstance(hook, Interception) for hook in model._forward_pre_hooks.values())
+
+
+class Interception:
+    """A hook before every forward pass of a model, which keeps another one on the module at `path`."""
+
+    def __init__(self, path: str, replace: Replace) -> None:
+        self.path = path
+        self.replace = replace
+        self.hooked: nn.Module | None = None
+        self.on_module = ExitStack()
+
+    def __call__(self, model: nn.Module, _args: tuple[Any, ...]) -> None:
+        module = model.get_submodule(self.path)
+        if self.hooked is not module:
+            self.on_module.close()
+            self.on_module.callback(module.register_forward_hook(self.put_out).remove)
+            self.hooked = module
+
+    def put_out(self, _module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """What the module is to put out instead."""
+        return with_hidden(output, self.replace(args[0], hidden_of(output)))
