@@ -151,14 +151,20 @@ def applied(model: nn.Module, delta: WeightDelta) -> Iterator[None]:
 
 
 @contextmanager
-def restored(model: nn.Module, names: Iterable[str] | None = None) -> Iterator[None]:
+def restored(
+    model: nn.Module, names: Iterable[str] | None = None, kept_on: torch.device | None = None
+) -> Iterator[None]:
     """Undo, bit for bit, whatever is done inside to parameters, their `requires_grad` or the mode.
 
-    names: the parameters that may change (all by default); each is copied once, on its own device.
+    names: the parameters that may change (all by default); each is copied once, to `kept_on`, which by
+    default is its own device.
     """
     chosen = names if names is not None else [name for name, _ in model.named_parameters()]
     parameters = [model.get_parameter(name) for name in chosen]
-    kept = [(parameter, parameter.detach().clone(), parameter.requires_grad) for parameter in parameters]
+    kept = [
+        (parameter, parameter.detach().to(kept_on or parameter.device, copy=True), parameter.requires_grad)
+        for parameter in parameters
+    ]
     modes = {module: module.training for module in model.modules()}
     try:
         yield

@@ -66,10 +66,26 @@ def injected(
     frozen: Frozen,
 ) -> Iterator[BaseTuner]:
     """Put adapters into the model itself, in float32, and take them out again afterwards."""
+    tuner = put_in(language_model, update, frozen)
+    try:
+        for parameter in language_model.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        yield tuner
+    finally:
+        tuner.unload()
+
+
+def put_in(
+    language_model: LanguageModel,
+    update: LoraUpdate | RsLoraUpdate | DoraUpdate | Ia3Update | QloraUpdate,
+    frozen: Frozen,
+) -> BaseTuner:
+    """Put adapters into the model itself, in whatever dtype peft gives them."""
     model = language_model.model
     if isinstance(update, Ia3Update):
         scaled, inner = rescaled_projections(language_model, update, frozen)
-        tuner: BaseTuner = IA3Model(
+        return IA3Model(
             model,
             IA3Config(
                 target_modules=list(scaled),
@@ -78,17 +94,8 @@ def injected(
             ),
             NAME,
         )
-    else:
-        tuner = LoraModel(
-            model, low_rank_configuration(update, adapted_projections(language_model, update, frozen)), NAME
-        )
-    try:
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-        yield tuner
-    finally:
-        tuner.unload()
+    targets = adapted_projections(language_model, update, frozen)
+    return LoraModel(model, low_rank_configuration(update, targets), NAME)
 
 
 def low_rank_configuration(

@@ -32,30 +32,36 @@ from shared.recipes.updates import Precision
 
 @contextmanager
 def trainable(
-    language_model: LanguageModel, update: Update, frozen: Frozen, precision: Precision = "auto"
+    language_model: LanguageModel,
+    update: Update,
+    frozen: Frozen,
+    precision: Precision = "auto",
+    *,
+    aside: bool = False,
 ) -> Iterator[Learner]:
     """Make everything that `update` changes outside of what is frozen learn, and undo it all afterwards.
 
-    precision: of the training's forward passes, see `Recipe.precision`.
+    precision: of the training's forward passes, see `Recipe.precision`. aside: whether other processes do
+    the learning, so that a model that is tuned whole need take the device's memory only as deployed.
     On exit the language model is bit for bit as it was. Raises RecipeDoesNotFit when nothing is left to
     learn, or the model cannot be updated so.
     """
-    with learning(language_model, update, frozen, precision) as learner:
+    with learning(language_model, update, frozen, precision, aside) as learner:
         yield learner
 
 
 def learning(
-    language_model: LanguageModel, update: Update, frozen: Frozen, precision: Precision
+    language_model: LanguageModel, update: Update, frozen: Frozen, precision: Precision, aside: bool
 ) -> AbstractContextManager[Learner]:
     """See `trainable`."""
     match update:
         case FullUpdate():
             return weights_learning(
-                language_model, update, unfrozen_weights(language_model, frozen), precision
+                language_model, update, unfrozen_weights(language_model, frozen), precision, aside
             )
         case BitFitUpdate():
             return weights_learning(
-                language_model, update, unfrozen_biases(language_model, frozen), precision
+                language_model, update, unfrozen_biases(language_model, frozen), precision, aside
             )
         case LoraUpdate() | RsLoraUpdate() | DoraUpdate() | Ia3Update():
             return adapters_learning(language_model, update, frozen, precision)

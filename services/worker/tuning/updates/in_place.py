@@ -44,12 +44,23 @@ def unfrozen_biases(language_model: LanguageModel, frozen: Frozen) -> list[str]:
 
 @contextmanager
 def weights_learning(
-    language_model: LanguageModel, update: FullUpdate | BitFitUpdate, names: list[str], precision: Precision
+    language_model: LanguageModel,
+    update: FullUpdate | BitFitUpdate,
+    names: list[str],
+    precision: Precision,
+    aside: bool,
 ) -> Iterator[Learner]:
-    """These parameters of the model learn, in float32; everything is as it was afterwards."""
+    """These parameters of the model learn, in float32; everything is as it was afterwards.
+
+    aside: see `trainable`.
+    """
     model = language_model.model
     bfloat16_forward = casts_to_bfloat16(precision, by_default=language_model.dtype is torch.bfloat16)
-    with restored(model, names), learning_dtype(language_model, update, float32=True) as as_deployed:
+    kept_on = torch.device("cpu") if aside else None
+    with (
+        restored(model, names, kept_on),
+        learning_dtype(language_model, update, float32=True, aside=aside) as as_deployed,
+    ):
         for name in names:
             model.get_parameter(name).requires_grad_(True)
         yield Learner(model, as_deployed, bfloat16_forward)

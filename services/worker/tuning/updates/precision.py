@@ -27,24 +27,25 @@ def casts_to_bfloat16(precision: Precision, *, by_default: bool = False) -> bool
 
 @contextmanager
 def learning_dtype(
-    language_model: LanguageModel, update: AnyUpdate, *, float32: bool
+    language_model: LanguageModel, update: AnyUpdate, *, float32: bool, aside: bool = False
 ) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Hold the model's weights in the dtype that they are learnt in, or beside; give the one to probe in.
 
-    float32: whether half-precision weights are to be float32 while learning. What is yielded opens a context
+    float32: whether half-precision weights are to be float32 while learning; aside: and on the CPU then,
+    because it is other processes that learn. What is yielded opens a context
     with the weights of the moment in the dtype that `update` deploys them in; leaving it goes on with those
     of before. The very tensors of before are put back at the end.
     """
     model = language_model.model
     half = {parameter: parameter.data for parameter in model.parameters() if parameter.dtype in HALF}
     wanted = {
-        parameter: torch.float32 if update.deployed_dtype == "float32" else kept.dtype
+        parameter: (kept.device, torch.float32 if update.deployed_dtype == "float32" else kept.dtype)
         for parameter, kept in half.items()
     }
     try:
         if float32:
             for parameter in half:
-                parameter.data = parameter.data.float()
+                parameter.data = parameter.data.to("cpu" if aside else parameter.device, torch.float32)
         yield lambda: weights_in(wanted)
     finally:
         for parameter, kept in half.items():
@@ -53,11 +54,11 @@ def learning_dtype(
 
 
 @contextmanager
-def weights_in(dtypes: Mapping[nn.Parameter, torch.dtype]) -> Iterator[None]:
-    """Some parameters in other dtypes, for as long as the context lasts."""
-    with values_kept(dtypes):
-        for parameter, dtype in dtypes.items():
-            parameter.data = parameter.data.to(dtype)
+def weights_in(places: Mapping[nn.Parameter, tuple[torch.device, torch.dtype]]) -> Iterator[None]:
+    """Some parameters on other devices and in other dtypes, for as long as the context lasts."""
+    with values_kept(places):
+        for parameter, (device, dtype) in places.items():
+            parameter.data = parameter.data.to(device, dtype)
         yield
 
 
