@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from services.worker.language_models.loading import LanguageModel
 from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.errors import HandedOver
 from services.worker.tuning.freezing import Frozen
+from services.worker.tuning.placement import gathered
 from services.worker.tuning.randomness import RandomStates, undisturbed_randomness
 from services.worker.tuning.trainer import Observer
 from shared.recipes import Recipe
@@ -56,6 +57,16 @@ class Continuation:
 UNINTERRUPTED = Continuation()
 
 
+@dataclass(frozen=True)
+class Around:
+    """What is in a checkpoint beside what is trained; see `Checkpoint`."""
+
+    run: dict[str, Any]
+    notes: str
+    held_out_loss_before: float
+    losses: tuple[float, ...]
+
+
 class CheckpointWriter(TrainerCallback):
     """Asks after every step whether to store a checkpoint and whether to leave; comes after `observer`."""
 
@@ -89,41 +100,33 @@ class CheckpointWriter(TrainerCallback):
         with undisturbed_randomness(args.device):
             handing_over = self.continuation.asked_to_hand_over()
             if handing_over or (state.global_step >= self.not_before and self.continuation.due()):
-                model, optimizer, scheduler = (
-                    trained[part] for part in ("model", "optimizer", "lr_scheduler")
-                )
-                self.store(self.captured(randomness, state, model, optimizer, scheduler))
+                self.store(state, randomness, trained)
         if handing_over:
             raise HandedOver(state.global_step)
 
-    def captured(
-        self,
-        randomness: RandomStates,
-        state: TrainerState,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scheduler: LRScheduler,
-    ) -> Checkpoint:
-        """The run as it stands; its tensors are those that learn, not copies."""
-        learning = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        return Checkpoint(
+    @property
+    def around(self) -> Around:
+        """What a checkpoint at this moment says beside what is trained."""
+        return Around(
             run=self.run,
             notes=self.continuation.notes(),
             held_out_loss_before=self.held_out_loss_before,
             losses=tuple(self.observer.losses),
-            trainer=asdict(replace(state, log_history=[])),
-            scheduler=scheduler.state_dict(),
-            learning_rates=tuple(group["lr"] for group in optimizer.param_groups),
-            randomness=randomness,
-            weights=learning,
-            optimizer=by_part({name: optimizer.state.get(weight, {}) for name, weight in learning.items()}),
         )
 
-    def store(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint and give it to the caller; without room for it, the one before stands."""
-        step = checkpoint.trainer["global_step"]
+    def write(self, state: TrainerState, randomness: RandomStates, trained: Mapping[str, Any]) -> None:
+        """Write the checkpoint's file. Raises OSError or SafetensorError when there is no room for it.
+
+        trained: what transformers tells a callback.
+        """
+        model, optimizer, scheduler = (trained[part] for part in ("model", "optimizer", "lr_scheduler"))
+        captured(self.around, state, randomness, model, optimizer, scheduler).write(self.path)
+
+    def store(self, state: TrainerState, randomness: RandomStates, trained: Mapping[str, Any]) -> None:
+        """Write a checkpoint and give it to the caller; without room for it, the one before stands."""
+        step = state.global_step
         try:
-            checkpoint.write(self.path)
+            self.write(state, randomness, trained)
         except (OSError, SafetensorError) as error:
             log.warning("no checkpoint after step %d: %s", step, error)
             self.not_before = step + STEPS_AFTER_FAILED_WRITING
@@ -131,6 +134,37 @@ class CheckpointWriter(TrainerCallback):
             self.continuation.store(self.path, step)
         finally:
             self.path.unlink(missing_ok=True)
+
+
+def captured(
+    around: Around,
+    state: TrainerState,
+    randomness: RandomStates,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler,
+) -> Checkpoint:
+    """The run as it stands; its tensors are those that learn, not copies.
+
+    What several processes share is gathered: they are all to ask for it, and only the first gets it.
+    """
+    learning = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    states = {
+        name: {part: gathered(tensor) for part, tensor in optimizer.state.get(weight, {}).items()}
+        for name, weight in learning.items()
+    }
+    return Checkpoint(
+        run=around.run,
+        notes=around.notes,
+        held_out_loss_before=around.held_out_loss_before,
+        losses=around.losses,
+        trainer=asdict(replace(state, log_history=[])),
+        scheduler=scheduler.state_dict(),
+        learning_rates=tuple(group["lr"] for group in optimizer.param_groups),
+        randomness=randomness,
+        weights={name: gathered(weight) for name, weight in learning.items()},
+        optimizer=by_part(states),
+    )
 
 
 def by_part(states: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
@@ -150,6 +184,7 @@ def description_of(
     frozen: Frozen,
     seed: int,
     micro_batch: int,
+    processes: int,
 ) -> dict[str, Any]:
     """What makes two runs the same, but for the parameters that learn; in JSON's own types.
 
@@ -162,6 +197,7 @@ def description_of(
         "frozen": {"blocks": list(frozen.blocks), "parameters": list(frozen.parameters)},
         "seed": seed,
         "micro_batch": micro_batch,
+        "processes": processes,
         "model": language_model.revision,
         "dtype": str(language_model.dtype),
         "device": language_model.device.type,

@@ -34,6 +34,19 @@ class HandedOver(Exception):
         self.step = step
 
 
+class TooFewGpus(Exception):
+    """There is not a GPU for every process that is to train."""
+
+    def __init__(self, processes: int, gpus: int) -> None:
+        super().__init__(
+            f"HOLDFAST_TUNING_PROCESSES is {processes}, and so many GPUs are needed; the worker sees {gpus}"
+        )
+
+
+class RankFailed(Exception):
+    """One of the processes that train together has failed, and the others have been ended."""
+
+
 class MicroBatchTooLarge(Exception):
     """One forward and backward pass over `micro_batch` sequences needs more memory than the GPU has."""
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 from services.worker.language_models.loading import LanguageModel
 from services.worker.tuning.errors import RecipeDoesNotFit
 from services.worker.tuning.freezing import Frozen
+from services.worker.tuning.sharded.support import check_can_be_sharded
 from services.worker.tuning.updates import check_update_fits
 from shared.recipes import Recipe, VirtualTokens
 
 
-def check_recipe_fits(language_model: LanguageModel, recipe: Recipe, frozen: Frozen) -> None:
-    """Raise RecipeDoesNotFit when the model cannot be updated so, sequences do not fit or nothing learns."""
+def check_recipe_fits(
+    language_model: LanguageModel, recipe: Recipe, frozen: Frozen, processes: int = 1
+) -> None:
+    """Raise RecipeDoesNotFit when the model cannot be updated so, sequences do not fit or nothing learns.
+
+    processes: how many are to train together.
+    """
+    check_can_be_sharded(recipe, processes)
     check_positions(language_model, recipe)
     check_update_fits(language_model, recipe.update, frozen)
     kind = type(language_model.model)

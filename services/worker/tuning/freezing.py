@@ -14,6 +14,7 @@ from torch import nn
 
 from services.worker.language_models.loading import LanguageModel
 from services.worker.tuning.errors import RecipeDoesNotFit
+from services.worker.tuning.placement import held_here
 from shared.recipes import Freeze
 from shared.recipes.freezing import listed_blocks, ranges
 
@@ -148,6 +149,6 @@ def unchanged_where_frozen(model: nn.Module) -> Iterator[None]:
 
 
 def fingerprint(parameter: torch.Tensor) -> bytes:
-    """SHA-256 of a tensor's bytes."""
-    content = parameter.detach().reshape(-1).view(torch.uint8).cpu()
+    """SHA-256 of a tensor's bytes, or of those that this process has of it."""
+    content = held_here(parameter.detach()).reshape(-1).view(torch.uint8).cpu()
     return hashlib.sha256(content.numpy().data).digest()

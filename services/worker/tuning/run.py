@@ -28,6 +28,8 @@ from services.worker.tuning.fitting import check_recipe_fits
 from services.worker.tuning.freezing import NOTHING, Frozen, unchanged_where_frozen
 from services.worker.tuning.objectives import check_packing
 from services.worker.tuning.randomness import deterministic_algorithms, undisturbed_randomness
+from services.worker.tuning.sharded.support import check_processes
+from services.worker.tuning.sharded.training import RankCheckpointWriter, ShardedTraining
 from services.worker.tuning.tasks import Task, task_data
 from services.worker.tuning.trainer import Observer, training_arguments
 from services.worker.tuning.updates import Learner, trainable
@@ -68,6 +70,7 @@ def tune(
     finished: Callable[[], None] = lambda: None,
     workdir: Path,
     micro_batch: int | None = None,
+    processes: int = 1,
     continuation: Continuation = UNINTERRUPTED,
     memory: GpuMemory | None = None,
 ) -> TuningOutcome:
@@ -83,16 +86,19 @@ def tune(
     replay: the plain text to mix in, where the recipe asks for it.
     micro_batch: sequences per forward pass, a divisor of the batch size; by default the checkpoint's, or
     else the recipe's. It changes sums by rounding, and which units a dropout takes.
+    processes: how many train together, each with its share of weights and optimiser's state; it changes sums
+    by rounding, and which units a dropout takes. A checkpoint is of a run with as many.
     memory: told when held-out records must be scored in smaller batches than usual.
 
     A run that is left and resumed by way of `continuation` gives, bit for bit on the same machine, what
     it would have given in one go; only the steps after the checkpoint are reported and probed again.
 
     Raises UnusableTrainingData, RecipeDoesNotFit, TrainingDiverged, FrozenWeightsChanged, MicroBatchTooLarge,
-    HandedOver, CheckpointUnusable (before the first step), and whatever `probe`, `progress` and
-    `continuation` raise; the model is restored after any of them.
+    HandedOver, CheckpointUnusable (before the first step), TooFewGpus, RankFailed, and whatever `probe`,
+    `progress` and `continuation` raise; the model is restored after any of them.
     """
-    check_recipe_fits(language_model, recipe, frozen)
+    check_recipe_fits(language_model, recipe, frozen, processes)
+    check_processes(language_model, processes)
     check_packing(language_model, recipe)
     memory = memory or GpuMemory()
     data = task_data(language_model, recipe, records, replay, seed)
@@ -111,18 +117,36 @@ def tune(
         frozen=frozen,
         seed=seed,
         micro_batch=micro_batch,
+        processes=processes,
     )
+    device = language_model.device  # while its weights may be aside
     with (
         tempfile.TemporaryDirectory(dir=workdir) as directory,
-        undisturbed_randomness(language_model.device),
+        undisturbed_randomness(device),
         deterministic_algorithms(),
     ):
         set_seed(seed)
-        with trainable(language_model, recipe.update, frozen, recipe.precision) as learner:
+        with trainable(
+            language_model, recipe.update, frozen, recipe.precision, aside=processes > 1
+        ) as learner:
             run["parameters"] = learning_parameters(learner.model)
             if checkpoint:
                 checkpoint.check_belongs_to(run)
             trained_parameters = learner.trained_parameters
+            sharded: ShardedTraining | None = None
+            if processes > 1:
+                sharded = ShardedTraining(
+                    language_model,
+                    learner,
+                    recipe,
+                    frozen,
+                    seed=seed,
+                    micro_batch=micro_batch,
+                    processes=processes,
+                    device=device,
+                    directory=Path(directory),
+                )
+                learner = sharded.learner
             as_learning, as_deployed = learning(language_model, learner), deployed(language_model, learner)
             task = data.from_start(language_model, as_learning, as_deployed, memory)
 
@@ -152,14 +176,14 @@ def tune(
             again = activations_computed_again if recipe.gradient_checkpointing else nullcontext
             without = nullcontext if task.dropout else without_dropout
             with unchanged_where_frozen(learner.model), again(language_model), without(learner.model):
-                tokens_seen = train(
-                    language_model,
-                    learner,
-                    task,
-                    training_arguments(recipe, micro_batch, seed, language_model.device, Path(directory)),
-                    [observer, CheckpointWriter(continuation, run, loss_before, observer, Path(directory))],
-                    checkpoint,
-                )
+                arguments = training_arguments(recipe, micro_batch, seed, device, Path(directory))
+                around = (continuation, run, loss_before, observer, Path(directory))
+                if sharded:
+                    callbacks = [observer, RankCheckpointWriter(sharded, *around)]
+                    tokens_seen = sharded.train(task, arguments, callbacks, checkpoint)
+                else:
+                    callbacks = [observer, CheckpointWriter(*around)]
+                    tokens_seen = train(language_model, learner, task, arguments, callbacks, checkpoint)
             with deployed(language_model, learner):
                 loss_after = measured(step=len(observer.losses))
                 finished()

@@ -102,6 +102,7 @@ def run(
     probe: Callable[[int], None] = lambda step: None,
     progress: Callable[[int, int, float | None], None] = lambda step, steps, loss: None,
     micro_batch: int | None = None,
+    processes: int = 1,
     continuation: Continuation = UNINTERRUPTED,
 ) -> TuningOutcome:
     assert chosen.data.records is not None
@@ -115,6 +116,7 @@ def run(
         progress=progress,
         workdir=workdir,
         micro_batch=micro_batch,
+        processes=processes,
         continuation=continuation,
     )
 

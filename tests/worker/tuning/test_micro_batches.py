@@ -34,6 +34,13 @@ def test_micro_batches_are_divisors_that_are_halved_at_least(batch_size: int, si
     assert found == sizes
 
 
+def test_micro_batches_are_not_made_smaller_than_gives_any_process_less_to_do() -> None:
+    assert smaller_micro_batch(12, 12, processes=4) == 6  # two each, in place of three
+    assert smaller_micro_batch(12, 6, processes=4) == 3
+    assert smaller_micro_batch(12, 3, processes=4) is None
+    assert smaller_micro_batch(6, 3, processes=2) == 1
+
+
 def unclipped(objective: Objective, batch_size: int) -> Recipe:
     """Several epochs whose gradients are neither clipped nor moved much; token counts are uneven."""
     return recipe(
