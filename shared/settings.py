@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(32 * 2**20, gt=0, description="Largest request that the gateway reads.")
     device: str = Field("auto", description="`auto`, `cpu` or `cuda[:n]`.")
     threads: int = Field(0, ge=0, description="CPU threads of a worker's child; 0 leaves it to torch.")
+    tuning_processes: int = Field(
+        1,
+        ge=1,
+        description="Processes that share a fine-tuning, each on a GPU of its own where there are GPUs.",
+    )
     lease_seconds: float = Field(
         30.0, gt=0, description="Silence of a worker after which its audit goes back to the queue."
     )

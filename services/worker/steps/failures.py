@@ -20,7 +20,7 @@ from services.worker.language_models.modification import ModificationMismatch
 from services.worker.language_models.text_endpoint import EndpointRefused
 from services.worker.probing.scoring import ProbeTooLong
 from services.worker.stressing.footprint import StressFailed
-from services.worker.tuning.errors import RecipeDoesNotFit, TrainingDiverged
+from services.worker.tuning.errors import RecipeDoesNotFit, TooFewGpus, TrainingDiverged
 from shared.artifacts import ArtifactCorrupt, ArtifactStoreUnavailable
 from shared.editors import BatchesDoNotFit
 from shared.model_files import HubUnavailable, ModelNotUsable
@@ -75,6 +75,7 @@ CAUSES: dict[Cause, tuple[type[Exception], ...]] = {
         ModificationMismatch,
         MemoryError,
         OutOfGpuMemory,
+        TooFewGpus,
     ),
 }
 

@@ -119,7 +119,13 @@ def run(context: AuditContext, step: Step) -> StepOutcome:
     model = context.language_model
     check_edits(context)
     for recipe in request.recipes:
-        check_recipe(model, recipe, dict(enumerate(request.edits)), request.probing.kinds)
+        check_recipe(
+            model,
+            recipe,
+            dict(enumerate(request.edits)),
+            request.probing.kinds,
+            context.settings.tuning_processes,
+        )
     for recipe in request.recipes:
         check_packing(model, recipe)
     tracing = layer_tracing(context, step)

@@ -20,18 +20,23 @@ from shared.states import Cause
 
 
 def check_recipe(
-    language_model: LanguageModel, recipe: Recipe, edits: Mapping[int, Edit], kinds: Collection[ProbeKind]
+    language_model: LanguageModel,
+    recipe: Recipe,
+    edits: Mapping[int, Edit],
+    kinds: Collection[ProbeKind],
+    processes: int = 1,
 ) -> None:
     """Refuse a recipe that does not fit the model, as far as it can be told without knowing what is edited.
 
-    edits, kinds: what probes will ask, beside the recipe's virtual tokens if it has any.
+    edits, kinds: what probes will ask, beside the recipe's virtual tokens if it has any; processes: how many
+    are to train together.
 
     Raises:
         StepFailed: the recipe is named, and what does not fit.
     """
     independent = [freeze for freeze in recipe.freeze if not freeze.follows_edits]
     with naming(recipe):
-        check_recipe_fits(language_model, recipe, NOTHING)
+        check_recipe_fits(language_model, recipe, NOTHING, processes)
         for freeze in independent:
             check_recipe_fits(language_model, recipe, frozen_by(freeze, language_model, ()))
     if virtual_tokens(recipe):

@@ -97,7 +97,9 @@ def within_memory(trial: Trial) -> StepOutcome:
         except CheckpointUnusable as unusable:
             trial.context.say(trial.step, "step.checkpoint_ignored", error=unusable.reason)
         except MicroBatchTooLarge as too_large:
-            micro_batch = smaller_micro_batch(trial.recipe.batch_size, too_large.micro_batch)
+            micro_batch = smaller_micro_batch(
+                trial.recipe.batch_size, too_large.micro_batch, trial.context.settings.tuning_processes
+            )
             if micro_batch is None:
                 raise StepFailed(
                     Cause.INFRASTRUCTURE,
@@ -163,6 +165,7 @@ def attempt(trial: Trial, stored: Path | None, micro_batch: int | None) -> StepO
         finished=measure_once,
         workdir=trial.workdir,
         micro_batch=micro_batch,
+        processes=context.settings.tuning_processes,
         continuation=Continuation(
             resume=checkpoint,
             due=trial.keeper.due,
@@ -182,7 +185,10 @@ def attempt(trial: Trial, stored: Path | None, micro_batch: int | None) -> StepO
             "fluency": fluency[0],
             "warnings": warnings(recipe, outcome)
             + [f"{step.title}: {warning}" for warning in memory.warnings],
-            "environment": environment(trial.language_model),
+            "environment": {
+                **environment(trial.language_model),
+                "tuning_processes": context.settings.tuning_processes,
+            },
         },
         arms=arms,
     )
