@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 
 from services.worker.steps.context import AuditContext
+from services.worker.steps.failures import StepFailed
+from services.worker.steps.recipe_fitting import check_recipe
+from shared.recipes import PromptTuningUpdate
 from shared.states import Cause, StepKind, StepStatus
 from tests.support.parity_audit import parity_request
 from tests.worker.steps.audits import claimed, run_steps, steps_of
+from tests.worker.tuning.models import recipe, tiny_language_model
 
 EDITORS = [
     {"name": "memit", "hyperparameters": {"layers": [1]}},
@@ -78,3 +82,10 @@ def test_recipe_that_cannot_be_tuned_fails_the_plan_as_the_users_fault(
     assert (plan.status, plan.cause) == (StepStatus.FAILED, Cause.USER)
     assert plan.error is not None
     assert reason in plan.error
+
+
+def test_recipe_that_several_processes_cannot_share_is_refused_in_the_plan() -> None:
+    model, chosen = tiny_language_model(), recipe(update=PromptTuningUpdate(virtual_tokens=2))
+    check_recipe(model, chosen, {}, [])
+    with pytest.raises(StepFailed, match="recipe tiny: update 'prompt_tuning' cannot be trained by 2 proc"):
+        check_recipe(model, chosen, {}, [], processes=2)

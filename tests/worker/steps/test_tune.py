@@ -215,6 +215,21 @@ def test_tuning_whose_single_sequence_does_not_fit_fails_as_infrastructure(tmp_p
     assert tune_next(context).status is StepStatus.SUCCEEDED
 
 
+def test_step_that_several_processes_share_says_how_many_they_were(
+    tmp_path: Path, uninterrupted: AuditContext
+) -> None:
+    context = about_to_tune(tmp_path)
+    settings = context.settings.model_copy(update={"tuning_processes": 2})
+    step, alone = tune_next(replace(context, settings=settings)), steps_of(uninterrupted, StepKind.TUNE)[0]
+    assert (step.status, step.error) == (StepStatus.SUCCEEDED, None)
+    assert step.outcome is not None
+    assert alone.outcome is not None
+    assert alone.outcome["environment"]["tuning_processes"] == 1
+    assert step.outcome["environment"] == {**alone.outcome["environment"], "tuning_processes": 2}
+    assert step.outcome["tokens_seen"] == alone.outcome["tokens_seen"]
+    assert len(rows_of(context, step)) == len(rows_of(uninterrupted, alone))
+
+
 @pytest.mark.parametrize(("objective", "told"), [(Objective.PREFERENCE, 1), (Objective.CAUSAL_LM, 0)])
 def test_dropout_that_preferences_do_not_use_is_told(objective: Objective, told: int) -> None:
     for dropout, expected in ((0.1, told), (0.0, 0)):
