@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -31,6 +32,7 @@ from services.worker.analysis.plots import headline
 from shared.measurement import Arm, FactKind, Mode, ProbeKind
 from shared.reports import ConfigurationReport, Mitigation
 
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 EDITED_PROMPTS = (Arm.EDITED, FactKind.EDIT, ProbeKind.REWRITE)
 EDITED_PARAPHRASES = (Arm.EDITED, FactKind.EDIT, ProbeKind.PARAPHRASE)
 TUNED_CONTROLS = (Arm.BASE_TUNED, FactKind.CONTROL, ProbeKind.REWRITE)
@@ -231,6 +233,20 @@ def run_table(findings: Findings) -> str:
 
 
 def remarks(findings: Findings) -> str:
-    """What the audits warned of, and how many of them did."""
-    counted = Counter(warning for file in findings.files for warning in set(file.warnings))
-    return "\n".join(f"- {warning} ({times})" for warning, times in sorted(counted.items())) or "None."
+    """What the audits warned of, and how many of them did; warnings that differ in numbers alone are one."""
+    numbers: dict[str, list[list[float]]] = {}
+    for file in findings.files:
+        for warning in set(file.warnings):
+            found = [float(number) for number in NUMBER.findall(warning)]
+            numbers.setdefault(NUMBER.sub("{}", warning), []).append(found)
+    lines = (
+        f"- {wording.format(*map(span, zip(*told, strict=True)))} ({len(told)})"
+        for wording, told in sorted(numbers.items())
+    )
+    return "\n".join(lines) or "None."
+
+
+def span(numbers: Iterable[float]) -> str:
+    """From the least to the greatest."""
+    least, *between = sorted(set(numbers))
+    return f"{least:g}–{between[-1]:g}" if between else f"{least:g}"
