@@ -21,6 +21,7 @@ from retention_study.markdown import (
     table,
     with_count,
 )
+from retention_study.parts import ONE_BY_ONE
 from retention_study.results import KeptReport
 from services.cli.wording import (
     NOTHING,
@@ -123,7 +124,7 @@ def decay_table(found: Sequence[ConfigurationReport]) -> str:
                 points_with_interval(decay),
                 points_with_interval(headline(part.excess_decay_matched)),
                 ratio(log_rank.hazard_ratio, log_rank.hazard_ratio_interval) if log_rank else NOTHING,
-                p_value(log_rank.p_value) if log_rank else NOTHING,
+                p_value(log_rank.p_value) if log_rank and in_a_batch(part) else NOTHING,
                 str(decide(decay)),
             ]
         )
@@ -230,6 +231,14 @@ def run_table(findings: Findings) -> str:
         "did not succeed": distinct(problem for file in findings.files for problem in file.problems),
     }
     return table(["", ""], [[name, value] for name, value in facts.items()])
+
+
+def in_a_batch(part: ConfigurationReport) -> bool:
+    """Whether edits and controls have alike many trials, as the log-rank test by permuting facts supposes.
+
+    One by one, an edit has one and a control one for every edited model.
+    """
+    return part.configuration.recipe != ONE_BY_ONE
 
 
 def remarks(findings: Findings) -> str:

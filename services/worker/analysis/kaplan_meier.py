@@ -113,29 +113,34 @@ def log_log_limits(value: float, variance: float, level: float = LEVEL) -> tuple
     return value**spread, value ** (1 / spread)
 
 
-def unanimous_limits(kept: bool, facts: float, level: float = LEVEL) -> tuple[float, float]:
-    """Limits of a share of 1 (`kept`) or 0 over so many facts (Clopper & Pearson 1934): (α/2)^(1/facts)."""
-    reach = ((1 - level) / 2) ** (1 / max(facts, 1.0))
-    return (reach, 1.0) if kept else (0.0, 1 - reach)
+def exact_limits(value: float, facts: float, level: float = LEVEL) -> tuple[float, float]:
+    """Limits of a share over so many facts, which need not be whole (Clopper & Pearson 1934)."""
+    tail, facts = (1 - level) / 2, max(facts, 1.0)
+    kept, lost = value * facts, (1 - value) * facts
+    low = float(stats.beta.ppf(tail, kept, lost + 1)) if value > 0 else 0.0
+    high = float(stats.beta.isf(tail, kept + 1, lost)) if value < 1 else 1.0
+    return low, high
 
 
 def survival_intervals(table: LifeTable, level: float = LEVEL) -> list[Interval]:
     """Two-sided intervals of S(t), one per step.
 
-    Where nothing or everything is lost, log-log limits do not exist; there they are the exact binomial ones
-    for as many facts as were followed, each counted once.
+    Where nothing or everything is lost, log-log limits do not exist, and where less than one fact's worth is
+    lost they are of no use (a fact may have many trials); there they are the exact binomial ones for as many
+    facts as were followed, each counted once.
     """
     values, variances = kaplan_meier(table), log_variance(table)
+    at_risk, lost = table.at_risk.sum(axis=0), table.lost.sum(axis=0)
     sizes = table.trials
     ceiling = float((sizes**2).sum() / sizes.sum())
     found = []
-    for value, variance, at_risk in zip(
-        values.tolist(), variances.tolist(), table.at_risk.sum(axis=0).tolist(), strict=True
+    for value, variance, followed, lost_so_far in zip(
+        values.tolist(), variances.tolist(), at_risk.tolist(), np.cumsum(lost).tolist(), strict=True
     ):
-        if 0 < value < 1:
+        if 0 < value < 1 and lost_so_far >= ceiling:
             (low, high), method = log_log_limits(value, variance, level), METHOD
         else:
-            followed = (at_risk if value else float(sizes.sum())) / ceiling
-            (low, high), method = unanimous_limits(bool(value), followed, level), EXACT_METHOD
+            facts = (followed if value else float(sizes.sum())) / ceiling
+            (low, high), method = exact_limits(value, facts, level), EXACT_METHOD
         found.append(Interval(low=low, high=high, level=level, method=method))
     return found

@@ -110,3 +110,12 @@ def test_where_all_agree_the_limits_are_the_exact_ones_on_facts(lost: bool) -> N
     (interval,) = survival_intervals(found)
     exact = stats.binomtest(0 if lost else 20, 20).proportion_ci(0.95)
     assert (interval.low, interval.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_a_loss_that_is_less_than_one_facts_worth_leaves_an_interval_of_use() -> None:
+    facts, seeds = 90, 48
+    found = table([60] * facts * seeds, [True] + [False] * (facts * seeds - 1), seeds=seeds)
+    (interval,) = survival_intervals(found)
+    nothing_lost = stats.binomtest(facts, facts).proportion_ci(0.95)
+    assert interval.low == pytest.approx(nothing_lost.low, abs=0.002)
+    assert interval.low < 1 - 1 / (facts * seeds) < interval.high
