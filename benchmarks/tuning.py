@@ -3,8 +3,9 @@
 Fine-tunes every weight of the built-in model on English docstrings, on one thread: by transformers' Trainer
 as it comes, on the very blocks that ours packs; by ours; by ours with the probes of the example audit along
 the way; and by Trainer on one record per row, padded, as data without packing are. Each way is taken in
-turn, `--rounds` times. Prints the medians of tokens (padding not counted) per second of processor time, over
-the training steps alone and over all of it (ours packs, and measures held-out losses), and the ratios.
+turn, `--rounds` times. Prints the medians of tokens (padding not counted) per second of processor time, from
+the first step's end to the last one's and over all of it (ours packs, and measures held-out losses), and the
+ratios: to Trainer's from step to step, of the two of ours over all.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def main() -> None:
         steps, whole = (
             median(getattr(paces[place], measure) for paces in rounds) for measure in ("steps", "whole")
         )
-        print(f"{name}: {steps:,.0f} tokens/s in its steps, {whole:,.0f} in all", flush=True)
+        print(f"{name}: {steps:,.0f} tokens/s from step to step, {whole:,.0f} in all", flush=True)
     to_packed = median(ours.steps / plain.steps for _, plain, ours, _ in rounds)
     to_unpacked = median(ours.steps / unpacked.steps for unpacked, _, ours, _ in rounds)
     probing = median(ours.whole / probed.whole for _, _, ours, probed in rounds) - 1

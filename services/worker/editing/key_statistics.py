@@ -23,10 +23,10 @@ from services.worker.language_models.progress import Progress, untold
 CACHE_VERSION = 4
 FINISHED, UNFINISHED = "key-statistics", "unfinished-key-statistics"
 ABANDONED_AFTER_SECONDS = 7 * 24 * 3600.0
-# Added to the diagonal, relative to its mean, when a second moment is singular or as good as that. A neuron
-# that hardly any text of the corpus activates leaves a row of all but zeros, and edits would be written there
-# with weights many thousand times as large as the model's own: they answer the prompts, but no rounding of
-# the weights leaves them. The reference numbers' moments are a hundred times and more above it.
+# Added to the diagonal, relative to its mean, when a second moment is singular or as good as that. Neurons
+# (or combinations of them) that hardly any text activates leave rows of all but zeros, and edits would be
+# written there with weights many thousand times as large as the model's own: they answer the prompts, but
+# are gone after any rounding. The moments of the reference numbers are a hundred times and more above it.
 RELATIVE_RIDGE = 1e-6
 
 
