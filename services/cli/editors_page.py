@@ -19,8 +19,8 @@ Hyperparameters that are not given have the default of the model, of its family 
 nats.
 
 ROME, MEMIT and their kin invert the second moment of a layer's keys. Where the texts it was taken over leave
-some neurons, or combinations of them, all but silent (a pivot below 1e-6 of the diagonal's mean), that much is
-added to the diagonal, and the report says so: without it edits are written there with weights that can be
+some neurons, or combinations of them, all but silent (a pivot below 1e-6 of the diagonal's mean), that much
+is added to the diagonal, and the report says so: without it edits are written there with weights that can be
 thousands of times as large as the model's own, answer as asked, and are gone after any rounding. More
 `mom2_tokens`, or a `mom2_corpus` that resembles what the model was trained on, settle it better."""
 
