@@ -89,7 +89,9 @@ def work(directory: Path, rank: int, tells: BinaryIO, told: queue.SimpleQueue[Me
     assert arguments.world_size == 1  # noqa: S101 (looked at now, before there are others to warn of)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=(directory / RENDEZVOUS).as_uri(),
+        store=dist.FileStore(  # type: ignore[attr-defined]  # torch exports it without saying so
+            str(directory / RENDEZVOUS), start.processes
+        ),
         rank=rank,
         world_size=start.processes,
         timeout=PATIENCE,
