@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 
+from services.worker.exiting import run_and_exit
 from services.worker.orders import LEASE_LOST_STATUS, LEFT, Orders, read_line
 from services.worker.steps.context import AuditContext
 from services.worker.steps.model_source import ModelKeeper
@@ -59,4 +60,4 @@ def _listen(orders: Orders, leases: queue.SimpleQueue[Lease]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

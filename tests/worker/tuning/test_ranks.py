@@ -91,6 +91,12 @@ def test_rank_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     rank.end()
 
 
+def test_rank_that_fails_exits_with_a_status(tmp_path: Path) -> None:
+    rank = Rank(tmp_path, 0)  # which finds nothing to begin with
+    assert rank.process.wait(SECONDS) == 1
+    rank.end()
+
+
 def test_rank_that_cannot_begin_says_why(tmp_path: Path) -> None:
     with Ranks(tmp_path, 1) as ranks, pytest.raises(RankFailed, match=r"FileNotFoundError: .*start\.json"):
         ranks.hear()

@@ -34,6 +34,7 @@ from transformers import (
     set_seed,
 )
 
+from services.worker.exiting import run_and_exit
 from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.continuation import Around, captured
 from services.worker.tuning.freezing import unchanged_where_frozen
@@ -190,4 +191,4 @@ class Follower(TrainerCallback):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)
