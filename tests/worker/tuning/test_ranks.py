@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from torch import Tensor
 
+from services.worker.steps.failures import is_passing
 from services.worker.tuning.errors import MicroBatchTooLarge, RankFailed
 from services.worker.tuning.freezing import FrozenWeightsChanged
 from services.worker.tuning.objectives import UNSCORED, Example, collate
 from services.worker.tuning.sharded import messages
+from services.worker.tuning.sharded.disk import system_errors
 from services.worker.tuning.sharded.ranks import Rank, Ranks
 from services.worker.tuning.sharded.start import RENDEZVOUS, Start, read_examples, write_examples
 from services.worker.tuning.sharded.trainer import Share
@@ -59,6 +62,15 @@ def test_examples_come_back_as_they_were(tmp_path: Path) -> None:
 def test_error_of_a_rank_keeps_its_kind(error: Exception, raised: Exception) -> None:
     found = messages.error_of(json.loads(messages.error_line(error)), "process 2")
     assert (type(found), str(found), vars(found)) == (type(raised), str(raised), vars(raised))
+
+
+def test_full_disk_is_told_from_other_failures() -> None:
+    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(OSError, match="No space left") as caught, system_errors():
+        raise SafetensorError(words)
+    assert is_passing(caught.value)
+    with pytest.raises(SafetensorError), system_errors():
+        raise SafetensorError("invalid header")
 
 
 def tell_to_wait(directory: Path) -> None:

@@ -22,6 +22,7 @@ from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.continuation import Continuation
 from services.worker.tuning.errors import CheckpointUnusable, RankFailed, RecipeDoesNotFit, TrainingDiverged
 from services.worker.tuning.freezing import Frozen
+from services.worker.tuning.sharded import training
 from services.worker.tuning.sharded.ranks import MODULE
 from shared.recipes import (
     FullUpdate,
@@ -193,6 +194,13 @@ def test_rank_that_is_killed_ends_the_run_and_the_other_ranks(tmp_path: Path) ->
     with pytest.raises(RankFailed, match=r"process \d of the 2 .* was killed by SIGKILL"):
         run(model, uneven(probe_count=6), tmp_path, processes=2, probe=probe)
     assert changed(before, weights_of(model)) == set()
+    assert (list(tmp_path.iterdir()), ranks_of_this_process()) == ([], [])
+
+
+def test_disk_that_fails_at_a_probe_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "GATHERED", "nowhere/gathered.safetensors")
+    with pytest.raises(FileNotFoundError):
+        run(tiny_language_model("llama"), uneven(), tmp_path, processes=2)
     assert (list(tmp_path.iterdir()), ranks_of_this_process()) == ([], [])
 
 

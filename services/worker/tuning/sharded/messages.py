@@ -23,7 +23,7 @@ ERROR = "error"  # with `kind`, and `text` or what the kind needs
 # By the first one, for all.
 STEP = "step"  # an optimiser step was done; with `state` and `logs`
 WRITTEN = "written"
-NOT_WRITTEN = "not written"  # the file could not be; with `reason`
+NOT_WRITTEN = "not written"  # the file could not be; with the system's `number`, if it has one, and `reason`
 
 
 def line(message: str, **content: Any) -> bytes:

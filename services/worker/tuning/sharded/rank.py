@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -35,6 +36,7 @@ from transformers import (
 )
 
 from services.worker.exiting import run_and_exit
+from services.worker.language_models.memory import free_gpu_memory
 from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.continuation import Around, captured
 from services.worker.tuning.freezing import unchanged_where_frozen
@@ -43,6 +45,7 @@ from services.worker.tuning.placement import gathered, held_here
 from services.worker.tuning.randomness import RandomStates, deterministic_algorithms
 from services.worker.tuning.run import activations_computed_again
 from services.worker.tuning.sharded import messages
+from services.worker.tuning.sharded.disk import system_errors
 from services.worker.tuning.sharded.messages import Message
 from services.worker.tuning.sharded.model import sharded_model
 from services.worker.tuning.sharded.start import CHECKPOINT, EXAMPLES, RENDEZVOUS, Start, read_examples
@@ -160,14 +163,12 @@ class Follower(TrainerCallback):
         weights = {
             name: gathered(weight) for name, weight in model.named_parameters() if weight.requires_grad
         }
-        if self.rank == 0:
-            save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
-        self.tell(messages.WRITTEN)
+        self.write(lambda: save_file({name: weight.contiguous() for name, weight in weights.items()}, path))
 
     def save(
         self, message: Message, args: TrainingArguments, state: TrainerState, trained: dict[str, Any]
     ) -> None:
-        """Write a checkpoint, if there is room for it."""
+        """Write a checkpoint."""
         around = Around(**message["around"])
         checkpoint = captured(
             replace(around, losses=tuple(around.losses)),
@@ -175,12 +176,19 @@ class Follower(TrainerCallback):
             RandomStates.now(args.device),  # which `StepSeeds` makes of no importance
             *(trained[part] for part in ("model", "optimizer", "lr_scheduler")),
         )
+        self.write(lambda: checkpoint.write(Path(message["path"])))
+
+    def write(self, write: Callable[[], None]) -> None:
+        """Write what was gathered, if there is room for it; the first GPU is then free to probe on."""
+        free_gpu_memory()
         if self.rank > 0:
             return
         try:
-            checkpoint.write(Path(message["path"]))
+            with system_errors():
+                write()
         except (OSError, SafetensorError) as error:
-            self.tell(messages.NOT_WRITTEN, reason=str(error))
+            number = error.errno if isinstance(error, OSError) else None
+            self.tell(messages.NOT_WRITTEN, number=number, reason=str(error))
         else:
             self.tell(messages.WRITTEN)
 

@@ -13,11 +13,13 @@ from safetensors import safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.memory import free_gpu_memory
 from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.continuation import CheckpointWriter, learning_parameters
 from services.worker.tuning.freezing import Frozen
 from services.worker.tuning.randomness import RandomStates
 from services.worker.tuning.sharded import messages
+from services.worker.tuning.sharded.disk import system_errors
 from services.worker.tuning.sharded.ranks import Ranks
 from services.worker.tuning.sharded.start import (
     CHECKPOINT,
@@ -77,21 +79,31 @@ class ShardedTraining:
     def as_deployed(self) -> Iterator[None]:
         """See `Learner`."""
         self.bring()
-        with self.deployed_here():
-            yield
+        try:
+            with self.deployed_here():
+                yield
+        finally:
+            free_gpu_memory()  # the first rank has its share on the same GPU
 
     def bring(self) -> None:
         """Bring the weights that the ranks have learnt, unless they are here."""
         if self.is_current or self.ranks is None:
             return
         path = self.directory / GATHERED
-        self.ranks.tell(messages.GATHER, path=str(path))
-        self.ranks.hear()
+        self.have_written(messages.GATHER, path=str(path))
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 self.put(name, file.get_tensor(name))
         path.unlink()
         self.is_current = True
+
+    def have_written(self, kind: str, **content: Any) -> None:
+        """Have the ranks write a file; raises OSError when it could not be."""
+        assert self.ranks is not None  # noqa: S101 (they wait after a step)
+        self.ranks.tell(kind, **content)
+        said = self.ranks.hear()
+        if said["message"] == messages.NOT_WRITTEN:
+            raise OSError(said["number"], said["reason"])
 
     def put(self, name: str, values: torch.Tensor) -> None:
         """Have a parameter of the model here hold these values."""
@@ -108,17 +120,15 @@ class ShardedTraining:
         """Have the ranks train to the end; returns tokens seen, padding not counted.
 
         callbacks: are told of every optimiser step as transformers' Trainer would tell them. Raises what
-        they raise, MicroBatchTooLarge, FrozenWeightsChanged, and RankFailed.
+        they raise, MicroBatchTooLarge, FrozenWeightsChanged, RankFailed, and OSError where the disk fails.
         """
         assert isinstance(task, TokenTask)  # noqa: S101 (`check_can_be_sharded` refuses others)
-        self.directory.mkdir()
         if checkpoint:
             for name, values in checkpoint.weights.items():
                 self.put(name, values)
-            checkpoint.write(self.directory / CHECKPOINT)
-        write_model(self.language_model, self.learner, self.directory)
-        write_examples(task.training.examples, self.directory / EXAMPLES)
-        self.start.write(self.directory)
+        with system_errors():
+            self.write(task, checkpoint)
+        free_gpu_memory()
         try:
             with Ranks(self.directory, self.start.processes) as self.ranks:
                 while (said := self.ranks.hear())["message"] == messages.STEP:
@@ -127,6 +137,15 @@ class ShardedTraining:
         finally:
             self.ranks = None
         return int(said["tokens_seen"])
+
+    def write(self, task: TokenTask, checkpoint: Checkpoint | None) -> None:
+        """Write what the ranks begin with."""
+        self.directory.mkdir()
+        if checkpoint:
+            checkpoint.write(self.directory / CHECKPOINT)
+        write_model(self.language_model, self.learner, self.directory)
+        write_examples(task.training.examples, self.directory / EXAMPLES)
+        self.start.write(self.directory)
 
     def follow(
         self,
@@ -154,9 +173,4 @@ class RankCheckpointWriter(CheckpointWriter):
         self.training = training
 
     def write(self, state: TrainerState, randomness: RandomStates, trained: Mapping[str, Any]) -> None:
-        ranks = self.training.ranks
-        assert ranks is not None  # noqa: S101 (they have just told of a step)
-        ranks.tell(messages.SAVE, path=str(self.path), around=asdict(self.around))
-        said = ranks.hear()
-        if said["message"] == messages.NOT_WRITTEN:
-            raise OSError(said["reason"])
+        self.training.have_written(messages.SAVE, path=str(self.path), around=asdict(self.around))
