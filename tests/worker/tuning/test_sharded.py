@@ -197,6 +197,16 @@ def test_rank_that_is_killed_ends_the_run_and_the_other_ranks(tmp_path: Path) ->
     assert (list(tmp_path.iterdir()), ranks_of_this_process()) == ([], [])
 
 
+def test_what_ranks_began_with_is_gone_once_they_have_read_it(tmp_path: Path) -> None:
+    left: list[str] = []
+
+    def progress(step: int, steps: int, loss: float | None) -> None:
+        left.extend(path.name for path in tmp_path.rglob("*.safetensors"))
+
+    run(tiny_language_model("llama"), uneven(steps=1), tmp_path, processes=2, progress=progress)
+    assert left == []
+
+
 def test_disk_that_fails_at_a_probe_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "GATHERED", "nowhere/gathered.safetensors")
     with pytest.raises(FileNotFoundError):

@@ -21,6 +21,7 @@ START = "start.json"
 WEIGHTS = "weights.safetensors"
 EXAMPLES = "examples.safetensors"
 CHECKPOINT = "checkpoint.safetensors"  # there when the run is resumed
+LARGE = (WEIGHTS, EXAMPLES, CHECKPOINT)
 RENDEZVOUS = "rendezvous"
 PARAMETER, BUFFER = "parameter:", "buffer:"  # kinds of tensors in the file of weights, before their name
 

@@ -24,6 +24,7 @@ from services.worker.tuning.sharded.ranks import Ranks
 from services.worker.tuning.sharded.start import (
     CHECKPOINT,
     EXAMPLES,
+    LARGE,
     Start,
     write_examples,
     write_model,
@@ -133,6 +134,7 @@ class ShardedTraining:
             with Ranks(self.directory, self.start.processes) as self.ranks:
                 while (said := self.ranks.hear())["message"] == messages.STEP:
                     self.is_current = False
+                    self.forget()
                     self.follow(TrainerState(**said["state"]), said["logs"], arguments, callbacks)
         finally:
             self.ranks = None
@@ -146,6 +148,11 @@ class ShardedTraining:
         write_model(self.language_model, self.learner, self.directory)
         write_examples(task.training.examples, self.directory / EXAMPLES)
         self.start.write(self.directory)
+
+    def forget(self) -> None:
+        """Delete what no rank reads again once a step is done: nobody does when all are killed together."""
+        for name in LARGE:
+            (self.directory / name).unlink(missing_ok=True)
 
     def follow(
         self,
