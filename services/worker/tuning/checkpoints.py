@@ -136,7 +136,7 @@ class Checkpoint:
                 cpu=tensors[CPU_GENERATOR],
                 gpu=tensors.get(GPU_GENERATOR),
             ),
-            weights=by_kind[WEIGHT],
+            weights=by_kind.get(WEIGHT, {}),
             optimizer={
                 kind.removeprefix(OPTIMIZER): state
                 for kind, state in by_kind.items()

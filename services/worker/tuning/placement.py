@@ -25,7 +25,10 @@ def gathered(tensor: Tensor) -> Tensor:
 
 
 def placed_like(values: Tensor, parameter: Tensor) -> Tensor:
-    """Values that every process has all of, on the device and in the shards of a parameter of their shape."""
+    """Values that every process has all of, on the device and in the shards of a parameter of their shape.
+
+    Of what is sharded no more than this process's share is kept.
+    """
     values = values.to(parameter.device)
     if not isinstance(parameter, DTensor):
         return values

@@ -48,7 +48,14 @@ from services.worker.tuning.sharded import messages
 from services.worker.tuning.sharded.disk import system_errors
 from services.worker.tuning.sharded.messages import Message
 from services.worker.tuning.sharded.model import sharded_model
-from services.worker.tuning.sharded.start import CHECKPOINT, EXAMPLES, RENDEZVOUS, Start, read_examples
+from services.worker.tuning.sharded.start import (
+    CHECKPOINT,
+    EXAMPLES,
+    RENDEZVOUS,
+    Start,
+    read_examples,
+    read_moments,
+)
 from services.worker.tuning.sharded.trainer import RankTrainer, Share, StepSeeds
 from services.worker.tuning.trainer import mean_over_tokens, training_arguments
 
@@ -121,6 +128,7 @@ def work(directory: Path, rank: int, tells: BinaryIO, told: queue.SimpleQueue[Me
     again = activations_computed_again if start.recipe.gradient_checkpointing else nullcontext
     with deterministic_algorithms(), unchanged_where_frozen(model), again(language_model):
         if (directory / CHECKPOINT).exists():
+            trainer.moments = partial(read_moments, directory)
             trainer.resume(Checkpoint.read(directory / CHECKPOINT))
         else:
             trainer.train()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from services.worker.language_models.loading import LanguageModel
+from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.objectives import Example
 from services.worker.tuning.updates import Learner
 from shared.recipes import Recipe
@@ -20,8 +22,9 @@ from shared.strict import Strict
 START = "start.json"
 WEIGHTS = "weights.safetensors"
 EXAMPLES = "examples.safetensors"
-CHECKPOINT = "checkpoint.safetensors"  # there when the run is resumed
-LARGE = (WEIGHTS, EXAMPLES, CHECKPOINT)
+CHECKPOINT = "checkpoint.safetensors"  # there when the run is resumed, but without weights and moments
+MOMENTS = "moments.safetensors"  # what it has of the optimiser's state
+LARGE = (WEIGHTS, EXAMPLES, CHECKPOINT, MOMENTS)
 RENDEZVOUS = "rendezvous"
 PARAMETER, BUFFER = "parameter:", "buffer:"  # kinds of tensors in the file of weights, before their name
 
@@ -68,6 +71,25 @@ def write_model(language_model: LanguageModel, learner: Learner, directory: Path
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, directory / WEIGHTS
     )
+
+
+def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
+    """Write what is not among the model's weights, and the optimiser's state in a file of its own."""
+    replace(checkpoint, weights={}, optimizer={}).write(directory / CHECKPOINT)
+    tensors = {
+        f"{part}:{name}": tensor
+        for part, state in checkpoint.optimizer.items()
+        for name, tensor in state.items()
+    }
+    save_file(tensors, directory / MOMENTS)
+
+
+def read_moments(directory: Path) -> Iterator[tuple[str, str, Tensor]]:
+    """The optimiser's state that `write_checkpoint` wrote, one by one: which part, of which parameter."""
+    with safe_open(directory / MOMENTS, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 (not a dict)
+            part, _, name = key.partition(":")
+            yield part, name, file.get_tensor(key)
 
 
 def write_examples(examples: Sequence[Example], path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +25,12 @@ class RankTrainer(PlainTrainer):
     them: accelerate would shard on GPUs only, wrap the model on CPUs in what cannot be sharded, and fill up
     the last batch of an epoch with sequences from its beginning. So epochs, batches and schedule are those
     of one process by construction. What they all must know is summed up here.
+
+    moments: the optimiser's state to resume with, one by one and each as a whole: which part, of which
+    parameter. The checkpoint has none of it.
     """
+
+    moments: Callable[[], Iterator[tuple[str, str, Tensor]]]
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         counted = super()._get_num_items_in_batch(batch_samples, device)
@@ -49,18 +54,12 @@ class RankTrainer(PlainTrainer):
         """The weights of the checkpoint are those that this rank began with."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        whole = self.checkpoint
-        shares = {
-            part: {name: self.share_of(tensor, name) for name, tensor in by_name.items()}
-            for part, by_name in whole.optimizer.items()
-        }
-        self.checkpoint = replace(whole, optimizer=shares)
         super()._load_optimizer_and_scheduler(checkpoint)
-        self.checkpoint = replace(whole, weights={}, optimizer={})  # their memory is needed
-
-    def share_of(self, state: Tensor, name: str) -> Tensor:
-        """This rank's share of a part of the optimiser's state; counts of steps are every rank's own."""
-        return placed_like(state, self.model.get_parameter(name)) if state.dim() else state
+        for part, name, whole in self.moments():
+            parameter = self.model.get_parameter(name)
+            # Counts of steps are every rank's own.
+            share = placed_like(whole, parameter) if whole.dim() else whole.to(parameter.device, copy=True)
+            self.optimizer.state[parameter][part] = share
 
 
 def total(amount: Tensor) -> Tensor:

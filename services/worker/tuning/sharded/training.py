@@ -22,10 +22,10 @@ from services.worker.tuning.sharded import messages
 from services.worker.tuning.sharded.disk import system_errors
 from services.worker.tuning.sharded.ranks import Ranks
 from services.worker.tuning.sharded.start import (
-    CHECKPOINT,
     EXAMPLES,
     LARGE,
     Start,
+    write_checkpoint,
     write_examples,
     write_model,
 )
@@ -144,7 +144,7 @@ class ShardedTraining:
         """Write what the ranks begin with."""
         self.directory.mkdir()
         if checkpoint:
-            checkpoint.write(self.directory / CHECKPOINT)
+            write_checkpoint(checkpoint, self.directory)
         write_model(self.language_model, self.learner, self.directory)
         write_examples(task.training.examples, self.directory / EXAMPLES)
         self.start.write(self.directory)
