@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import set_seed
 
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import GpuMemory
-from services.worker.tuning.checkpoints import Checkpoint
 from services.worker.tuning.continuation import (
     UNINTERRUPTED,
-    CheckpointWriter,
     Continuation,
     description_of,
     learning_parameters,
@@ -29,9 +27,9 @@ from services.worker.tuning.freezing import NOTHING, Frozen, unchanged_where_fro
 from services.worker.tuning.objectives import check_packing
 from services.worker.tuning.randomness import deterministic_algorithms, undisturbed_randomness
 from services.worker.tuning.sharded.support import check_processes
-from services.worker.tuning.sharded.training import RankCheckpointWriter, ShardedTraining
-from services.worker.tuning.tasks import Task, task_data
+from services.worker.tuning.tasks import task_data
 from services.worker.tuning.trainer import Observer, training_arguments
+from services.worker.tuning.training import training_by
 from services.worker.tuning.updates import Learner, trainable
 from shared.recipes import Recipe, TextRecord, TrainingRecord, log_spaced_steps
 
@@ -133,20 +131,18 @@ def tune(
             if checkpoint:
                 checkpoint.check_belongs_to(run)
             trained_parameters = learner.trained_parameters
-            sharded: ShardedTraining | None = None
-            if processes > 1:
-                sharded = ShardedTraining(
-                    language_model,
-                    learner,
-                    recipe,
-                    frozen,
-                    seed=seed,
-                    micro_batch=micro_batch,
-                    processes=processes,
-                    device=device,
-                    directory=Path(directory),
-                )
-                learner = sharded.learner
+            training = training_by(
+                processes,
+                language_model,
+                learner,
+                recipe,
+                frozen,
+                seed=seed,
+                micro_batch=micro_batch,
+                device=device,
+                directory=Path(directory),
+            )
+            learner = training.learner
             as_learning, as_deployed = learning(language_model, learner), deployed(language_model, learner)
             task = data.from_start(language_model, as_learning, as_deployed, memory)
 
@@ -177,13 +173,8 @@ def tune(
             without = nullcontext if task.dropout else without_dropout
             with unchanged_where_frozen(learner.model), again(language_model), without(learner.model):
                 arguments = training_arguments(recipe, micro_batch, seed, device, Path(directory))
-                around = (continuation, run, loss_before, observer, Path(directory))
-                if sharded:
-                    callbacks = [observer, RankCheckpointWriter(sharded, *around)]
-                    tokens_seen = sharded.train(task, arguments, callbacks, checkpoint)
-                else:
-                    callbacks = [observer, CheckpointWriter(*around)]
-                    tokens_seen = train(language_model, learner, task, arguments, callbacks, checkpoint)
+                writer = training.checkpoint_writer(continuation, run, loss_before, observer, Path(directory))
+                tokens_seen = training.train(task, arguments, [observer, writer], checkpoint)
             with deployed(language_model, learner):
                 loss_after = measured(step=len(observer.losses))
                 finished()
@@ -198,26 +189,6 @@ def tune(
         shortened=data.shortened,
         micro_batch=micro_batch,
     )
-
-
-def train(
-    language_model: LanguageModel,
-    learner: Learner,
-    task: Task,
-    arguments: TrainingArguments,
-    callbacks: Sequence[TrainerCallback],
-    checkpoint: Checkpoint | None,
-) -> int:
-    """Run the optimiser, from the checkpoint on if there is one; returns tokens seen, padding not counted."""
-    with cache_setting_kept(language_model):
-        trainer = task.trainer(language_model, model=learner.model, args=arguments, callbacks=list(callbacks))
-        trainer.bfloat16_forward = learner.bfloat16_forward
-        trainer.remove_callback(PrinterCallback)
-        if checkpoint:
-            trainer.resume(checkpoint)
-        else:
-            trainer.train()
-    return int(trainer.state.num_input_tokens_seen)
 
 
 def finite(loss: float, step: int) -> float:
@@ -258,14 +229,3 @@ def activations_computed_again(language_model: LanguageModel) -> Iterator[None]:
         yield
     finally:
         language_model.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def cache_setting_kept(language_model: LanguageModel) -> Iterator[None]:
-    """Trainer turns the key-value cache off in the model's configuration; put the setting back."""
-    configuration = language_model.model.config
-    before = configuration.use_cache
-    try:
-        yield
-    finally:
-        configuration.use_cache = before

@@ -111,6 +111,10 @@ class ShardedTraining:
         with torch.no_grad():
             self.learner.model.get_parameter(name).copy_(values)
 
+    def checkpoint_writer(self, *settings: Any) -> CheckpointWriter:
+        """What has the first rank write the checkpoints; see `CheckpointWriter`."""
+        return RankCheckpointWriter(self, *settings)
+
     def train(
         self,
         task: Task,
