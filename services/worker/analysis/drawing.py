@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def styled() -> AbstractContextManager[None]:
 
 def panels(count: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of panels side by side; width and height in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    apart = ConstrainedLayoutEngine(w_pad=0.15)  # so that the outermost labels of two axes do not touch
+    figure = Figure(figsize=(width, height), layout=apart)
     return figure, list(np.atleast_1d(figure.subplots(1, count)))
 
 
