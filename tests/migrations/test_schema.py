@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
+@contextmanager
+def stored_under(revision: str, database_url: str, *more: str) -> Iterator[Engine]:
+    """A database of an older revision with an audit in it; more: statements that store what else there is."""
+    migrations.upgrade(database_url, revision)
+    engine = create_database_engine(database_url)
+    with engine.begin() as connection:
+        for statement in (*AUDIT_BEFORE_THE_UPGRADE, *more):
+            connection.execute(text(statement))
+    yield engine
+    engine.dispose()
+
+
 @pytest.fixture
 def upgraded(database_url: str) -> Iterator[Engine]:
     migrations.upgrade(database_url)
@@ -73,44 +86,36 @@ def test_check_constraints_are_part_of_the_comparison(upgraded: Engine) -> None:
 
 
 def test_upgrade_lets_workers_take_the_waiting_steps_whose_needs_are_met(database_url: str) -> None:
-    migrations.upgrade(database_url, "0001")
-    engine = create_database_engine(database_url)
-    with engine.begin() as connection:
-        for statement in AUDIT_BEFORE_THE_UPGRADE:
-            connection.execute(text(statement))
-    migrations.upgrade(database_url)
-    with engine.connect() as connection:
-        ready = connection.execute(text("SELECT id FROM step WHERE ready_at IS NOT NULL ORDER BY id"))
-        assert list(ready.scalars()) == ["edit", "was-running"]
-    engine.dispose()
+    with stored_under("0001", database_url) as engine:
+        migrations.upgrade(database_url)
+        with engine.connect() as connection:
+            ready = connection.execute(text("SELECT id FROM step WHERE ready_at IS NOT NULL ORDER BY id"))
+            assert list(ready.scalars()) == ["edit", "was-running"]
 
 
 def test_kinds_of_steps_change_without_touching_what_is_stored(database_url: str) -> None:
-    migrations.upgrade(database_url, "0001")
-    engine = create_database_engine(database_url)
-    with engine.begin() as connection:
-        for statement in AUDIT_BEFORE_THE_UPGRADE:
-            connection.execute(text(statement))
-    migrations.upgrade(database_url)
-    with engine.begin() as connection:
-        prepare = STEP_BEFORE_THE_UPGRADE.format("prepare", 6, "prepare", "k6", "[]", "pending")
-        connection.execute(text(prepare))
-    with engine.begin() as connection, pytest.raises(IntegrityError, match="stepkind"):
-        connection.execute(text(STEP_BEFORE_THE_UPGRADE.format("odd", 7, "odd", "k7", "[]", "pending")))
-    migrations.downgrade(database_url, "0002")
-    with engine.begin() as connection, pytest.raises(IntegrityError, match="stepkind"):
-        connection.execute(text(STEP_BEFORE_THE_UPGRADE.format("late", 8, "prepare", "k8", "[]", "pending")))
-    with engine.connect() as connection:
-        kinds = {row.id: row.kind for row in connection.execute(text("SELECT id, kind FROM step"))}
-    assert kinds == {
-        "base": "base",
-        "edit": "edit",
-        "was-running": "edit",
-        "tune": "tune",
-        "analyse": "analyse",
-        "prepare": "edit",
-    }
-    engine.dispose()
+    with stored_under("0001", database_url) as engine:
+        migrations.upgrade(database_url)
+        with engine.begin() as connection:
+            prepare = STEP_BEFORE_THE_UPGRADE.format("prepare", 6, "prepare", "k6", "[]", "pending")
+            connection.execute(text(prepare))
+        with engine.begin() as connection, pytest.raises(IntegrityError, match="stepkind"):
+            connection.execute(text(STEP_BEFORE_THE_UPGRADE.format("odd", 7, "odd", "k7", "[]", "pending")))
+        migrations.downgrade(database_url, "0002")
+        with engine.begin() as connection, pytest.raises(IntegrityError, match="stepkind"):
+            connection.execute(
+                text(STEP_BEFORE_THE_UPGRADE.format("late", 8, "prepare", "k8", "[]", "pending"))
+            )
+        with engine.connect() as connection:
+            kinds = {row.id: row.kind for row in connection.execute(text("SELECT id, kind FROM step"))}
+        assert kinds == {
+            "base": "base",
+            "edit": "edit",
+            "was-running": "edit",
+            "tune": "tune",
+            "analyse": "analyse",
+            "prepare": "edit",
+        }
 
 
 PROBE_BEFORE_THE_UPGRADE = (
@@ -121,50 +126,40 @@ PROBE_BEFORE_THE_UPGRADE = (
 
 
 def test_kinds_of_probes_change_and_old_scores_stay(database_url: str) -> None:
-    migrations.upgrade(database_url, "0003")
-    engine = create_database_engine(database_url)
-    with engine.begin() as connection:
-        for statement in (*AUDIT_BEFORE_THE_UPGRADE, PROBE_BEFORE_THE_UPGRADE.format("rewrite")):
-            connection.execute(text(statement))
-    migrations.upgrade(database_url)
-    with engine.begin() as connection:
-        connection.execute(text(PROBE_BEFORE_THE_UPGRADE.format("distracted")))
-    with engine.begin() as connection, pytest.raises(IntegrityError, match="probekind"):
-        connection.execute(text(PROBE_BEFORE_THE_UPGRADE.format("odd")))
-    migrations.downgrade(database_url, "0003")
-    with engine.begin() as connection, pytest.raises(IntegrityError, match="probekind"):
-        connection.execute(text(PROBE_BEFORE_THE_UPGRADE.format("distracted")))
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT probe_kind FROM probe_row")).scalars().all() == ["rewrite"]
-    engine.dispose()
+    with stored_under("0003", database_url, PROBE_BEFORE_THE_UPGRADE.format("rewrite")) as engine:
+        migrations.upgrade(database_url)
+        with engine.begin() as connection:
+            connection.execute(text(PROBE_BEFORE_THE_UPGRADE.format("distracted")))
+        with engine.begin() as connection, pytest.raises(IntegrityError, match="probekind"):
+            connection.execute(text(PROBE_BEFORE_THE_UPGRADE.format("odd")))
+        migrations.downgrade(database_url, "0003")
+        with engine.begin() as connection, pytest.raises(IntegrityError, match="probekind"):
+            connection.execute(text(PROBE_BEFORE_THE_UPGRADE.format("distracted")))
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT probe_kind FROM probe_row")).scalars().all() == ["rewrite"]
 
 
 def test_what_older_code_has_no_word_for_does_not_outlive_a_downgrade(database_url: str) -> None:
-    migrations.upgrade(database_url, "0001")
-    engine = create_database_engine(database_url)
-    with engine.begin() as connection:
-        for statement in AUDIT_BEFORE_THE_UPGRADE:
-            connection.execute(text(statement))
-    migrations.upgrade(database_url, "0005")
-    row = (
-        "INSERT INTO probe_row (step_id, arm, tuning_step, fact_id, fact_kind, probe_kind, probe_index,"
-        " prompt, answer, first_token, exact, log_prob_answer, predicted_token)"
-        " VALUES ('edit', '{}', 0, 'f', 'edit', 'rewrite', 0, 'p', 'a', {no}, {no}, 0, 't')"
-    )
-    no = "0" if engine.dialect.name == "sqlite" else "false"
-    with engine.begin() as connection:
-        for place, kind in enumerate(("stress", "probe"), start=6):
-            connection.execute(
-                text(STEP_BEFORE_THE_UPGRADE.format(kind, place, kind, f"k{place}", "[]", "pending"))
-            )
-        for arm in ("edited", "base→stressed", "edited→stressed"):
-            connection.execute(text(row.format(arm, no=no)))
-    migrations.downgrade(database_url, "0004")
-    with engine.connect() as connection:
-        kinds = connection.execute(text("SELECT DISTINCT kind FROM step ORDER BY kind")).scalars().all()
-        arms = connection.execute(text("SELECT arm FROM probe_row")).scalars().all()
-    assert (kinds, arms) == (["analyse", "base", "edit", "tune"], ["edited"])
-    engine.dispose()
+    with stored_under("0001", database_url) as engine:
+        migrations.upgrade(database_url, "0005")
+        row = (
+            "INSERT INTO probe_row (step_id, arm, tuning_step, fact_id, fact_kind, probe_kind, probe_index,"
+            " prompt, answer, first_token, exact, log_prob_answer, predicted_token)"
+            " VALUES ('edit', '{}', 0, 'f', 'edit', 'rewrite', 0, 'p', 'a', {no}, {no}, 0, 't')"
+        )
+        no = "0" if engine.dialect.name == "sqlite" else "false"
+        with engine.begin() as connection:
+            for place, kind in enumerate(("stress", "probe"), start=6):
+                connection.execute(
+                    text(STEP_BEFORE_THE_UPGRADE.format(kind, place, kind, f"k{place}", "[]", "pending"))
+                )
+            for arm in ("edited", "base→stressed", "edited→stressed"):
+                connection.execute(text(row.format(arm, no=no)))
+        migrations.downgrade(database_url, "0004")
+        with engine.connect() as connection:
+            kinds = connection.execute(text("SELECT DISTINCT kind FROM step ORDER BY kind")).scalars().all()
+            arms = connection.execute(text("SELECT arm FROM probe_row")).scalars().all()
+        assert (kinds, arms) == (["analyse", "base", "edit", "tune"], ["edited"])
 
 
 def test_downgrade_to_base_leaves_no_table(database_url: str, upgraded: Engine) -> None:
