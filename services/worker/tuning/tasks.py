@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import GpuMemory
@@ -78,13 +78,15 @@ class TaskData(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class TokenTask:
-    """Token by token, data and task in one; losses are in nats per scored token."""
+Dataset = TypeVar("Dataset", TokenDataset, PreferenceDataset)
 
-    training: TokenDataset
-    held_out: TokenDataset
-    dropout: bool = True
+
+@dataclass(frozen=True)
+class TrainingAndHeldOut(Generic[Dataset]):
+    """The two sides of a recipe's records; what `TaskData` says of them."""
+
+    training: Dataset
+    held_out: Dataset
 
     @property
     def data_hashes(self) -> list[str]:
@@ -97,6 +99,13 @@ class TokenTask:
     @property
     def shortened(self) -> int:
         return self.training.shortened + self.held_out.shortened
+
+
+@dataclass(frozen=True)
+class TokenTask(TrainingAndHeldOut[TokenDataset]):
+    """Token by token, data and task in one; losses are in nats per scored token."""
+
+    dropout: bool = True
 
     def held_out_loss_before(self, language_model: LanguageModel, memory: GpuMemory) -> float:
         return self.held_out_loss(language_model, memory)
@@ -149,24 +158,10 @@ class PreferenceTask:
 
 
 @dataclass(frozen=True)
-class PreferenceData:
+class PreferenceData(TrainingAndHeldOut[PreferenceDataset]):
     """Pairs of answers, before there is a model to hold them against."""
 
-    training: PreferenceDataset
-    held_out: PreferenceDataset
     beta: float
-
-    @property
-    def data_hashes(self) -> list[str]:
-        return [self.training.content_hash, self.held_out.content_hash]
-
-    @property
-    def left_out(self) -> int:
-        return self.training.left_out + self.held_out.left_out
-
-    @property
-    def shortened(self) -> int:
-        return self.training.shortened + self.held_out.shortened
 
     def held_out_loss_before(self, language_model: LanguageModel, memory: GpuMemory) -> float:
         return math.log(2)  # of any model against itself
