@@ -9,9 +9,9 @@ from torch import Tensor
 
 from services.worker.editing.editor import EditFailed
 from services.worker.editing.integrated_gradients import IntegratedGradients
-from services.worker.editing.target_rows import TargetRow
 from services.worker.language_models.memory import Batches
 from services.worker.language_models.progress import Progress, WorkDone
+from services.worker.language_models.prompted_target import PromptedTarget
 
 ROUNDING = 1e-9  # of a share times a count
 
@@ -35,7 +35,7 @@ class Neurons:
 
 def coarse_neurons(
     gradients: IntegratedGradients,
-    rows: Sequence[Sequence[TargetRow]],
+    rows: Sequence[Sequence[PromptedTarget]],
     threshold: float,
     batches: Batches,
     progress: Progress,

@@ -15,10 +15,11 @@ from torch import Tensor
 from services.worker.editing.codebook import Codebook, Entries
 from services.worker.editing.codebook_growth import Growth, grow
 from services.worker.editing.editor import EditFailed, EditingRun, EditOutcome, Materials
-from services.worker.editing.target_rows import TargetRow, start_rows, target_rows
+from services.worker.editing.target_rows import start_rows, target_rows
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import Batches
 from services.worker.language_models.progress import WorkDone
+from services.worker.language_models.prompted_target import PromptedTarget
 from services.worker.language_models.taps import Tap
 from shared.editors import GraceHyperparameters
 from shared.edits import Edit
@@ -76,7 +77,11 @@ class States:
 
 
 def read_states(
-    language_model: LanguageModel, rows: Sequence[TargetRow], layer: int, batches: Batches, work: WorkDone
+    language_model: LanguageModel,
+    rows: Sequence[PromptedTarget],
+    layer: int,
+    batches: Batches,
+    work: WorkDone,
 ) -> list[States]:
     """The states of every edit; raises EditFailed when they are not finite."""
     mlp = language_model.anatomy.mlps[layer]
@@ -107,7 +112,7 @@ class Learning:
     """The values of all entries, (entries, hidden) float32, which edits learn one batch after another."""
 
     language_model: LanguageModel
-    rows: Sequence[TargetRow]
+    rows: Sequence[PromptedTarget]
     layer: int
     growth: Growth
     values: Tensor

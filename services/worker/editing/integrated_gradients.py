@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from services.worker.editing.running_edits import VALUES_KEPT
-from services.worker.editing.target_rows import TargetRow
 from services.worker.language_models.batching import pad
 from services.worker.language_models.continuation import (
     Continuation,
@@ -25,6 +24,7 @@ from services.worker.language_models.continuation import (
 )
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.progress import Advance
+from services.worker.language_models.prompted_target import PromptedTarget
 from services.worker.language_models.taps import Tap, blocks_return_tuples, head_reading, replayed_blocks
 
 
@@ -49,7 +49,7 @@ class Started:
     layer, what the block below puts out, (rows, width of the ends, hidden).
     """
 
-    rows: tuple[TargetRow, ...]
+    rows: tuple[PromptedTarget, ...]
     running: Continuation
     columns: Tensor
     neurons: dict[int, Tensor]
@@ -66,7 +66,7 @@ class IntegratedGradients:
         self.continues = can_continue(language_model.model, language_model.anatomy)
         self.in_tuple = blocks_return_tuples(language_model.model, language_model.anatomy)
 
-    def tokens_to_run(self, row: TargetRow) -> int:
+    def tokens_to_run(self, row: PromptedTarget) -> int:
         """What a row takes in memory, in tokens kept for a backward pass."""
         if not self.continues:
             return self.steps * len(row.inputs)
@@ -74,7 +74,7 @@ class IntegratedGradients:
         at_each_step = len(row.inputs) - beginning + math.ceil(VALUES_KEPT * beginning)
         return max(self.steps * at_each_step, len(row.inputs))
 
-    def attribute(self, rows: Sequence[TargetRow], advance: Advance) -> Attributions:
+    def attribute(self, rows: Sequence[PromptedTarget], advance: Advance) -> Attributions:
         """Attribute the answer of every row, its whole target; advance: called with the rows, per block."""
         started = self.start(rows)
         attributed = []
@@ -83,7 +83,7 @@ class IntegratedGradients:
             advance(len(rows))
         return Attributions(torch.cat(attributed, dim=1), torch.cat(list(started.neurons.values()), dim=1))
 
-    def start(self, rows: Sequence[TargetRow]) -> Started:
+    def start(self, rows: Sequence[PromptedTarget]) -> Started:
         """Run rows once, and keep what does not change with the neurons."""
         model, anatomy = self.language_model.model, self.language_model.anatomy
         tokens = pad([row.inputs for row in rows], self.language_model.pad_token_id, "right")

@@ -16,12 +16,12 @@ from services.worker.editing.contexts import Contexts
 from services.worker.editing.editor import EditFailed, EditingRun, EditOutcome, Materials
 from services.worker.editing.fact_neurons import Neurons, coarse_neurons, neurons_in_common, own_neurons
 from services.worker.editing.integrated_gradients import IntegratedGradients
-from services.worker.editing.target_rows import TargetRow
 from services.worker.editing.token_positions import check_lengths, prompt_sequences
 from services.worker.editing.traced_facts import common_length
 from services.worker.language_models.anatomy import down_projection_weight
 from services.worker.language_models.batching import encode_target
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.prompted_target import PromptedTarget
 from services.worker.language_models.weight_delta import LowRank, WeightDelta
 from shared.editors import KnowledgeNeuronsHyperparameters
 from shared.edits import Edit
@@ -97,7 +97,7 @@ def fork_of(language_model: LanguageModel, edit: Edit) -> Fork:
 
 def recalling_rows(
     language_model: LanguageModel, edits: Sequence[Edit], forks: Sequence[Fork], contexts: Contexts
-) -> list[list[TargetRow]]:
+) -> list[list[PromptedTarget]]:
     """Per edit, its prompt in every context up to where its answers part, with the rest of the true one.
 
     Raises SubjectNotFound, or SubjectTruncated when a prompt and its answer exceed the context length.
@@ -105,7 +105,7 @@ def recalling_rows(
     prompts = prompt_sequences(language_model, edits, contexts.flat)
     check_lengths(language_model, prompts, [len(fork.common + fork.true) for fork in forks])
     return [
-        [TargetRow(prompt.ids + fork.common, fork.true) for prompt in of_edit]
+        [PromptedTarget(prompt.ids + fork.common, fork.true) for prompt in of_edit]
         for of_edit, fork in zip(prompts, forks, strict=True)
     ]
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from services.worker.editing.activation_margins import Margins, distances
 from services.worker.editing.editor import EditFailed
 from services.worker.editing.side_memory import Projection
-from services.worker.editing.target_rows import RowBatch, TargetRow, start_rows
+from services.worker.editing.target_rows import RowBatch, start_rows
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import Batches
 from services.worker.language_models.progress import WorkDone
+from services.worker.language_models.prompted_target import PromptedTarget
 from services.worker.language_models.taps import Tap
 from shared.editors import WiseHyperparameters
 
@@ -26,7 +27,7 @@ class EditRow:
     """A row and the edit that it asks for."""
 
     edit: int
-    row: TargetRow
+    row: PromptedTarget
 
 
 @dataclass(frozen=True)

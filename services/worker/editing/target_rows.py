@@ -12,6 +12,7 @@ from services.worker.editing.token_positions import check_lengths, prompt_sequen
 from services.worker.language_models.batching import TokenBatch, encode_target
 from services.worker.language_models.hooks import intercepted_output
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.prompted_target import PromptedTarget
 from services.worker.language_models.taps import (
     Tap,
     blocks_return_tuples,
@@ -22,27 +23,9 @@ from services.worker.language_models.taps import (
 from shared.edits import Edit
 
 
-@dataclass(frozen=True)
-class TargetRow:
-    """A prompt and what shall follow it, in token ids."""
-
-    prompt: tuple[int, ...]
-    target: tuple[int, ...]
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """What the model reads: the last token of the target is only predicted."""
-        return self.prompt + self.target[:-1]
-
-    @property
-    def positions(self) -> range:
-        """Where the target's tokens are predicted, counted from the first token."""
-        return range(len(self.prompt) - 1, len(self.inputs))
-
-
 def target_rows(
     language_model: LanguageModel, edits: Sequence[Edit], contexts: Contexts = BARE_PROMPT
-) -> list[list[TargetRow]]:
+) -> list[list[PromptedTarget]]:
     """Per edit, its prompt in every context, with its new target.
 
     Raises SubjectNotFound, or SubjectTruncated when a prompt and its target exceed the context length.
@@ -51,7 +34,7 @@ def target_rows(
     targets = [tuple(encode_target(language_model.tokenizer, edit.target_new)) for edit in edits]
     check_lengths(language_model, prompts, [len(target) for target in targets])
     return [
-        [TargetRow(prompt.ids, target) for prompt in of_edit]
+        [PromptedTarget(prompt.ids, target) for prompt in of_edit]
         for of_edit, target in zip(prompts, targets, strict=True)
     ]
 
@@ -64,7 +47,7 @@ class RowBatch:
     there is no such block; in_tuple: see `blocks_return_tuples`.
     """
 
-    rows: tuple[TargetRow, ...]
+    rows: tuple[PromptedTarget, ...]
     layer: int
     tokens: TokenBatch
     below: Tensor | None
@@ -123,7 +106,7 @@ class RowBatch:
 
 
 def start_rows(
-    language_model: LanguageModel, rows: Sequence[TargetRow], layer: int, taps: Sequence[Tap] = ()
+    language_model: LanguageModel, rows: Sequence[PromptedTarget], layer: int, taps: Sequence[Tap] = ()
 ) -> tuple[RowBatch, dict[Tap, Tensor]]:
     """Run the blocks below `layer` once for all rows; taps: what else to read on the way."""
     model, anatomy = language_model.model, language_model.anatomy

@@ -15,7 +15,7 @@ from services.worker.editing.editor import EditFailed, EditingRun, EditOutcome, 
 from services.worker.editing.gradient_factors import Factors, gradient_factors, linear_weight
 from services.worker.editing.layer_updates import product, ridge_readout
 from services.worker.editing.lifelong_normalisation import LifelongNormalisation
-from services.worker.editing.target_rows import RowBatch, TargetRow, start_rows, target_rows
+from services.worker.editing.target_rows import RowBatch, start_rows, target_rows
 from services.worker.editing.trace import Trace
 from services.worker.editing.written_deltas import WrittenDeltas, writing_to
 from services.worker.language_models.anatomy import down_projection_weight
@@ -23,6 +23,7 @@ from services.worker.language_models.batching import encode_target
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import Batches
 from services.worker.language_models.progress import WorkDone
+from services.worker.language_models.prompted_target import PromptedTarget
 from shared.editors import UltraEditHyperparameters
 from shared.edits import Edit
 
@@ -88,7 +89,7 @@ class Features:
 
 def read_features(
     language_model: LanguageModel,
-    rows: Sequence[TargetRow],
+    rows: Sequence[PromptedTarget],
     first: int,
     layers: Sequence[int],
     batches: Batches,

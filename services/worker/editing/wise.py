@@ -15,10 +15,11 @@ from services.worker.editing.editor import EditingRun, EditOutcome, Materials
 from services.worker.editing.shards import random_masks, ties_merged
 from services.worker.editing.side_memory import Projection, SideMemory
 from services.worker.editing.side_memory_learning import EditRow, Learning
-from services.worker.editing.target_rows import TargetRow, start_rows, target_rows
+from services.worker.editing.target_rows import start_rows, target_rows
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import Batches
 from services.worker.language_models.progress import Advance, WorkDone, uncounted, untold
+from services.worker.language_models.prompted_target import PromptedTarget
 from services.worker.language_models.sampling import sample_continuations, start_of_text
 from services.worker.language_models.taps import Tap
 from shared.editors import WiseHyperparameters
@@ -95,14 +96,14 @@ def irrelevant_activations(
         batches.memory,
     )
     # Every token of a text is one after which the next is predicted.
-    rows = [TargetRow(tuple(start), tuple(text)) for text in texts.tolist()]
+    rows = [PromptedTarget(tuple(start), tuple(text)) for text in texts.tolist()]
     activations = target_activations(language_model, rows, layer, batches, uncounted)
     return activations[activations.isfinite().all(dim=-1)]
 
 
 def target_activations(
     language_model: LanguageModel,
-    rows: Sequence[TargetRow],
+    rows: Sequence[PromptedTarget],
     layer: int,
     batches: Batches,
     advance: Advance,

@@ -11,7 +11,7 @@ from functools import cache
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import GpuMemory
 from services.worker.language_models.progress import Progress, untold
-from services.worker.probing.continuations import encode_continuations
+from services.worker.probing.encoded_answers import encode_answers
 from services.worker.probing.generation import end_of_text, write_greedily
 from shared.edits import normal
 from shared.measurement import Probe, ProbeKind, ProbeScore
@@ -39,7 +39,7 @@ def with_contains(
     answer that is wanted of it has been found.
     """
     own = [index for index, probe in enumerate(probes) if probe.probe_kind is ProbeKind.REWRITE]
-    encoded = encode_continuations(language_model, [probes[index] for index in own])
+    encoded = encode_answers(language_model, [probes[index] for index in own])
     asked: dict[tuple[int, ...], set[str]] = {}
     for index, (pair, _) in zip(own, encoded, strict=True):
         asked.setdefault(pair.prompt, set()).add(probes[index].answer)

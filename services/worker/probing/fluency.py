@@ -13,8 +13,8 @@ from services.worker.language_models.batching import encode_prompts
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import GpuMemory
 from services.worker.language_models.progress import WorkDone, untold
+from services.worker.language_models.prompted_target import PromptedTarget
 from services.worker.language_models.sampling import sample_continuations
-from services.worker.probing.continuations import Continuation
 from services.worker.probing.narrow_head import evaluating
 from services.worker.probing.scoring import score_continuations, tokens_at_once
 from shared.docstrings import PERPLEXITY_MODULES, TUNING_MODULES, docstring_paragraphs
@@ -101,7 +101,7 @@ def read_plainly(
     encoded = [
         ids[: language_model.context_length] for ids in encode_prompts(language_model.tokenizer, texts)
     ]
-    asked = [Continuation(tuple(ids[:1]), tuple(ids[1:])) for ids in encoded if len(ids) > 1]
+    asked = [PromptedTarget(tuple(ids[:1]), tuple(ids[1:])) for ids in encoded if len(ids) > 1]
     found = score_continuations(
         language_model, asked, tokens_at_once(language_model), "right", memory, untold
     )

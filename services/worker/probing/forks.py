@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.worker.probing.continuations import Continuation
+from services.worker.language_models.prompted_target import PromptedTarget
 
 Tokens = tuple[int, ...]
 
@@ -52,7 +52,7 @@ class Group:
         return self.rows[0].inputs[: self.shared]
 
 
-def lay_out(continuations: Sequence[Continuation], *, sharing: bool) -> list[Group]:
+def lay_out(continuations: Sequence[PromptedTarget], *, sharing: bool) -> list[Group]:
     """Every continuation in one row of one group.
 
     What a row reads may answer for several continuations of its prompt: for those whose inputs it begins
@@ -74,7 +74,7 @@ def lay_out(continuations: Sequence[Continuation], *, sharing: bool) -> list[Gro
     return [Group(len(beginning), apart, tuple(rows)) for (beginning, apart), rows in found.items()]
 
 
-def inputs_of(continuations: Sequence[Continuation], members: Sequence[int]) -> dict[Tokens, list[int]]:
+def inputs_of(continuations: Sequence[PromptedTarget], members: Sequence[int]) -> dict[Tokens, list[int]]:
     """What must be read for continuations of one prompt, and for which: no input that another begins with."""
     read: dict[Tokens, list[int]] = {}
     for index in sorted(members, key=lambda index: (-len(continuations[index].inputs), index)):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import GpuMemory
 from services.worker.language_models.progress import Progress, untold
-from services.worker.probing.continuations import encode_continuations
+from services.worker.probing.encoded_answers import encode_answers
 from services.worker.probing.generation import write_greedily
 from services.worker.probing.scoring import readable
 from shared.measurement import Probe
@@ -26,7 +26,7 @@ def greedy_answers(
     It stops where the text ends. The prompts are encoded as `score` encodes them; they must fit into the
     model with their answers.
     """
-    pairs = [answer for answer, _ in encode_continuations(language_model, probes)]
+    pairs = [answer for answer, _ in encode_answers(language_model, probes)]
     written = write_greedily(
         language_model,
         [pair.prompt for pair in pairs],

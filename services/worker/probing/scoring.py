@@ -13,12 +13,12 @@ from services.worker.language_models.batching import (
     pad,
     split_by_tokens,
 )
-from services.worker.language_models.continuation import Continuation as KeptBeginning
-from services.worker.language_models.continuation import can_continue
+from services.worker.language_models.continuation import Continuation, can_continue
 from services.worker.language_models.loading import LanguageModel
 from services.worker.language_models.memory import GpuMemory
 from services.worker.language_models.progress import Progress, WorkDone, untold
-from services.worker.probing.continuations import Continuation, encode_continuations
+from services.worker.language_models.prompted_target import PromptedTarget
+from services.worker.probing.encoded_answers import encode_answers
 from services.worker.probing.forks import Group, Tokens, lay_out
 from services.worker.probing.narrow_head import evaluating, logits_at, uncached_arguments
 from services.worker.probing.shared_reading import GroupReader
@@ -81,7 +81,7 @@ def score(
     The model is left in the mode that it was in.
     Raises ProbeTooLong when a prompt with its answer exceeds the model's positions, and OutOfGpuMemory.
     """
-    encoded = encode_continuations(language_model, probes)
+    encoded = encode_answers(language_model, probes)
     check_lengths(language_model, probes, encoded)
     wanted = list(dict.fromkeys(continuation for pair in encoded for continuation in pair if continuation))
     found = score_continuations(
@@ -125,7 +125,7 @@ def tokens_at_once(language_model: LanguageModel) -> int:
 def check_lengths(
     language_model: LanguageModel,
     probes: Sequence[Probe],
-    encoded: Sequence[tuple[Continuation, Continuation | None]],
+    encoded: Sequence[tuple[PromptedTarget, PromptedTarget | None]],
 ) -> None:
     """Raise ProbeTooLong for the first probe that the model has too few positions for."""
     text_config = language_model.model.config.get_text_config(decoder=True)
@@ -138,7 +138,7 @@ def check_lengths(
 
 def score_continuations(
     language_model: LanguageModel,
-    continuations: Sequence[Continuation],
+    continuations: Sequence[PromptedTarget],
     token_budget: int,
     padding_side: PaddingSide,
     memory: GpuMemory,
@@ -147,7 +147,7 @@ def score_continuations(
     """Score continuations; what several begin with is read once, where the model can go on from it."""
     scores: list[ContinuationScore | None] = [None] * len(continuations)
     work = WorkDone(progress, whole=len(continuations))
-    beginnings: dict[Tokens, KeptBeginning] = {}
+    beginnings: dict[Tokens, Continuation] = {}
 
     def score_group(group: Group) -> None:
         shares = group.shared or group.apart
@@ -186,7 +186,7 @@ def score_continuations(
     return [of_continuation for of_continuation in scores if of_continuation is not None]
 
 
-def groups_to_read(language_model: LanguageModel, continuations: Sequence[Continuation]) -> list[Group]:
+def groups_to_read(language_model: LanguageModel, continuations: Sequence[PromptedTarget]) -> list[Group]:
     """The continuations laid out so that the model can read them."""
     groups = lay_out(continuations, sharing=True)
     if not any(group.shared or group.apart for group in groups):
@@ -225,7 +225,7 @@ def vocabulary_size(language_model: LanguageModel) -> int:
 def score_placed(
     language_model: LanguageModel,
     arguments: Mapping[str, Any],
-    placed: Sequence[tuple[int, int, Continuation]],
+    placed: Sequence[tuple[int, int, PromptedTarget]],
 ) -> list[ContinuationScore]:
     """One forward pass with these keyword arguments.
 

@@ -8,7 +8,7 @@ from services.worker.editing.augmentation import augment_with_paraphrases
 from services.worker.editing.token_positions import SubjectNotFound, locate_subject
 from services.worker.language_models.batching import encode_target
 from services.worker.language_models.loading import LanguageModel
-from services.worker.probing.continuations import encode_continuations
+from services.worker.probing.encoded_answers import encode_answers
 from services.worker.probing.probes import edit_probes
 from services.worker.steps.failures import StepFailed
 from shared.editors import ContextHyperparameters, Hyperparameters
@@ -82,7 +82,7 @@ def unfit_probes(
         return
     for index, edit in edits.items():
         probes = edit_probes([edit], paraphrases_trained_on=0, kinds=kinds)
-        for probe, pair in zip(probes, encode_continuations(language_model, probes), strict=True):
+        for probe, pair in zip(probes, encode_answers(language_model, probes), strict=True):
             tokens = max(len(continuation.inputs) for continuation in pair if continuation)
             if tokens > limit:
                 field = PROBED_FIELDS.get(probe.probe_kind)

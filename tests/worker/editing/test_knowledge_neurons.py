@@ -16,11 +16,11 @@ from services.worker.editing.fact_neurons import Neurons, neurons_in_common, own
 from services.worker.editing.integrated_gradients import IntegratedGradients, replaced_input
 from services.worker.editing.knowledge_neurons import answer_turns, fork_of, recalling_rows
 from services.worker.editing.stored_modifications import load_modification
-from services.worker.editing.target_rows import TargetRow
 from services.worker.language_models.anatomy import down_projection_weight
 from services.worker.language_models.batching import encode_target
 from services.worker.language_models.loading import LanguageModel, prepare_language_model
 from services.worker.language_models.progress import uncounted
+from services.worker.language_models.prompted_target import PromptedTarget
 from services.worker.language_models.taps import Tap, read_taps
 from shared.editors import KnowledgeNeuronsHyperparameters
 from shared.edits import Edit
@@ -50,21 +50,23 @@ SETTINGS = KnowledgeNeuronsHyperparameters(
 FROM_NEW_YORK = EDITS[0].model_copy(update={"target_true": "New York", "target_new": "Rome"})
 
 
-def rows_of(language_model: LanguageModel) -> list[TargetRow]:
+def rows_of(language_model: LanguageModel) -> list[PromptedTarget]:
     """Every edit in every context, one of them with a true answer of two tokens."""
     edits = [*EDITS, FROM_NEW_YORK]
     forks = [fork_of(language_model, edit) for edit in edits]
     return [row for of_edit in recalling_rows(language_model, edits, forks, CONTEXTS) for row in of_edit]
 
 
-def keys_of(language_model: LanguageModel, row: TargetRow, layer: int) -> Tensor:
+def keys_of(language_model: LanguageModel, row: PromptedTarget, layer: int) -> Tensor:
     """The inputs of a block's down-projection at the prompt's last token: (neurons,) float32."""
     tap = Tap(language_model.anatomy.mlp_down_projections[layer], "input")
     batch = language_model.batch([row.prompt])
     return read_taps(language_model.model, batch, [tap])[tap][0, -1].float()
 
 
-def answer_probability(language_model: LanguageModel, row: TargetRow, layer: int, neurons: Tensor) -> Tensor:
+def answer_probability(
+    language_model: LanguageModel, row: PromptedTarget, layer: int, neurons: Tensor
+) -> Tensor:
     """Of the whole answer, with the neurons of one block set, on the whole sequence: ()."""
     last = torch.tensor([len(row.prompt) - 1])
     path = language_model.anatomy.mlp_down_projections[layer]
@@ -74,7 +76,7 @@ def answer_probability(language_model: LanguageModel, row: TargetRow, layer: int
     return probabilities.gather(1, torch.tensor(row.target)[:, None]).prod()
 
 
-def plain_attribution(language_model: LanguageModel, row: TargetRow, layer: int, steps: int) -> Tensor:
+def plain_attribution(language_model: LanguageModel, row: PromptedTarget, layer: int, steps: int) -> Tensor:
     """One row, one block, one step at a time: (neurons,)."""
     neurons = keys_of(language_model, row, layer)
     total = torch.zeros_like(neurons)
@@ -127,7 +129,7 @@ def test_a_model_that_cannot_continue_gives_the_same_attributions(
 def test_in_half_precision_improbable_answers_are_attributed_too() -> None:
     single, half = tiny_language_model("gpt2"), tiny_language_model("gpt2", torch.float16)
     improbable = tuple(encode_target(single.tokenizer, "quiet market road"))
-    rows = [TargetRow(row.prompt, improbable) for row in rows_of(single)]
+    rows = [PromptedTarget(row.prompt, improbable) for row in rows_of(single)]
     expected = IntegratedGradients(single, LAYERS, steps=3).attribute(rows, uncounted).attributed
     actual = IntegratedGradients(half, LAYERS, steps=3).attribute(rows, uncounted).attributed
     assert expected.abs().max() < torch.finfo(torch.float16).smallest_normal

@@ -6,8 +6,8 @@ import pytest
 
 from services.worker.language_models.batching import pad
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.prompted_target import PromptedTarget
 from services.worker.probing import scoring
-from services.worker.probing.continuations import Continuation
 from services.worker.probing.forks import lay_out
 from services.worker.probing.scoring import score
 from shared.measurement import Probe
@@ -72,7 +72,7 @@ def test_what_is_shared_is_read_once(tokens_read: list[int], monkeypatch: pytest
 
 
 def test_an_answer_is_scored_in_the_row_of_a_longer_one_that_begins_with_the_same() -> None:
-    short, longer, other = (Continuation(PROMPT, target) for target in ((7,), (7, 8), (9, 8)))
+    short, longer, other = (PromptedTarget(PROMPT, target) for target in ((7,), (7, 8), (9, 8)))
     (group,) = lay_out([short, longer, other], sharing=True)
     assert [(row.beginning, row.end, row.members) for row in group.rows] == [
         (PROMPT[:-1], (6, 7), (1, 0)),
@@ -82,13 +82,13 @@ def test_an_answer_is_scored_in_the_row_of_a_longer_one_that_begins_with_the_sam
 
 
 def test_a_prompt_with_one_row_is_read_whole() -> None:
-    (group,) = lay_out([Continuation(PROMPT, (7,)), Continuation(PROMPT, (8,))], sharing=True)
+    (group,) = lay_out([PromptedTarget(PROMPT, (7,)), PromptedTarget(PROMPT, (8,))], sharing=True)
     assert (group.shared, group.apart) == (0, False)
     assert [(row.beginning, row.inputs, row.members) for row in group.rows] == [((), PROMPT, (0, 1))]
 
 
 def test_nothing_is_shared_where_it_must_not_be() -> None:
-    many = [Continuation((*range(40), last), (1, target)) for last in range(9) for target in (2, 3)]
+    many = [PromptedTarget((*range(40), last), (1, target)) for last in range(9) for target in (2, 3)]
     assert {(group.shared, group.apart) for group in lay_out(many, sharing=False)} == {(0, False)}
     assert {(group.shared, group.apart) for group in lay_out(many, sharing=True)} == {(40, False)}
 
@@ -96,14 +96,14 @@ def test_nothing_is_shared_where_it_must_not_be() -> None:
 def test_prompts_that_share_more_are_read_apart_from_those_that_share_less() -> None:
     short, long = tuple(range(20)), tuple(range(60))
     prompts = [(*short, 100 + last) for last in range(8)] + [(*long, 100 + last) for last in range(8)]
-    groups = lay_out([Continuation(prompt, (1,)) for prompt in prompts], sharing=True)
+    groups = lay_out([PromptedTarget(prompt, (1,)) for prompt in prompts], sharing=True)
     assert sorted((group.shared, len(group.rows)) for group in groups) == [(20, 8), (60, 8)]
 
 
 @pytest.mark.parametrize("sharing", [True, False])
 def test_every_continuation_is_a_member_of_one_row_that_reads_its_inputs(sharing: bool) -> None:
     continuations = [
-        Continuation((*range(length), first), target)
+        PromptedTarget((*range(length), first), target)
         for length in (3, 17, 18, 40)
         for first in range(5)
         for target in ((1,), (1, 2), (3, 4, 5), (1, 2, 6))

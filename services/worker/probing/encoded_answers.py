@@ -1,36 +1,18 @@
-"""Answers as continuations of their prompts, in token ids."""
+"""The answers of probes after their prompts, in token ids."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from services.worker.language_models.batching import encode_prompts, encode_target
 from services.worker.language_models.loading import LanguageModel
+from services.worker.language_models.prompted_target import PromptedTarget
 from shared.measurement import Probe
 
 
-@dataclass(frozen=True)
-class Continuation:
-    """A target after a prompt, in token ids; the same pair is scored once however many probes hold it."""
-
-    prompt: tuple[int, ...]
-    target: tuple[int, ...]
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """What the model reads: the last token of the target is only predicted."""
-        return self.prompt + self.target[:-1]
-
-    @property
-    def positions(self) -> range:
-        """Where the target's tokens are predicted, counted from the first token."""
-        return range(len(self.prompt) - 1, len(self.prompt) - 1 + len(self.target))
-
-
-def encode_continuations(
+def encode_answers(
     language_model: LanguageModel, probes: Sequence[Probe]
-) -> list[tuple[Continuation, Continuation | None]]:
+) -> list[tuple[PromptedTarget, PromptedTarget | None]]:
     """The answer and, where there is one, the alternative of each probe, after its prompt."""
     tokenizer = language_model.tokenizer
     prompts = list(dict.fromkeys(probe.prompt.rstrip() for probe in probes))
@@ -42,9 +24,9 @@ def encode_continuations(
     encoded = []
     for probe in probes:
         prompt = prompt_ids[probe.prompt.rstrip()]
-        answer = Continuation(prompt, target_ids[probe.answer.strip()])
+        answer = PromptedTarget(prompt, target_ids[probe.answer.strip()])
         alternative = None
         if probe.alternative is not None:
-            alternative = Continuation(prompt, target_ids[probe.alternative.strip()])
+            alternative = PromptedTarget(prompt, target_ids[probe.alternative.strip()])
         encoded.append((answer, alternative))
     return encoded
