@@ -1,8 +1,8 @@
 # make demo     audit the built-in model with the example's edits (report.html, report.json)
 # make serve    run the service on http://127.0.0.1:8000
 # make test     run the tests
-# make bench    editing and probing against the textbook loop, claims with a long history, the cost of the service, a
-#               thousand audits at once (an hour)
+# make bench    editing, probing and tuning against the plain ways, claims with a long history, the cost of the
+#               service, a thousand audits at once; last, memory and the curve of up to 10,000 edits (two hours)
 # make chaos    run audits while everything breaks (SECONDS=120 per deployment, SEED=7), check the promises
 # make check    format, lint, types, import directions
 # make almanac  train the built-in model anew, into build/almanac (ENGLISH=FILE: with its text), and measure it
@@ -32,6 +32,9 @@ bench: $(VENV)/development.stamp
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.many_audits
+	$(BIN)/python -m benchmarks.editing --memory
+	mkdir -p build
+	$(BIN)/python -m benchmarks.editing --curve --plot build/editing-curve.png
 
 chaos: $(VENV)/development.stamp
 	$(BIN)/python -m tests.chaos.run --seconds $(or $(SECONDS),120) --seed $(or $(SEED),7)
