@@ -67,7 +67,6 @@ PERPLEXITY_MODULES = (
     "xml.dom.pulldom", "xml.dom.xmlbuilder", "xml.etree.ElementPath", "zoneinfo", "zoneinfo._common",
 )  # fmt: skip
 ONE_PARSER = threading.Lock()  # `ast.parse` in two threads at once can fail in Python 3.11 (gh-106905)
-DOCSTRING_MODULES = PRETRAINING_MODULES + TUNING_MODULES
 
 
 def docstring_paragraphs(modules: Sequence[str]) -> list[str]:

@@ -132,12 +132,6 @@ def spelled_out(entry: str) -> list[str]:
     return [f"{found[1]}{index}{found[3]}" for index in listed_blocks(found[2])]
 
 
-def freeze_(language_model: LanguageModel, frozen: Frozen) -> None:
-    """Take everything that is frozen out of learning."""
-    for name in frozen_names(language_model, frozen):
-        language_model.model.get_parameter(name).requires_grad_(False)
-
-
 @contextmanager
 def unchanged_where_frozen(model: nn.Module) -> Iterator[None]:
     """Raise FrozenWeightsChanged unless every parameter without a gradient is bit for bit as it was."""
